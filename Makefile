@@ -1,0 +1,58 @@
+# Every verb of the project. `make help` lists them; CI runs `make verify`.
+#
+# All verbs build the same packages with the same profile and features, so that RocksDB is compiled
+# once (docs/decisions/building.md). Nothing here may pass --release, -p or --features to cargo.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+# Where rustup puts cargo, for a shell that was opened before it did.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+SKERRY := $(TARGET)/debug/skerry
+# Fewer jobs than cores only where memory is short; empty otherwise.
+JOBS = $(shell .ci/setup --jobs)
+ARGS ?=
+
+help: ## Show this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: ## Check what a build needs and install what is missing (silent when all is there)
+	@.ci/setup
+
+build: setup ## Compile everything: binary, tests, benches
+	@.ci/setup --announce-build
+	@cargo build --locked --workspace --all-targets $(JOBS)
+
+run: build ## Run a whole cluster on this machine; data in ./data, or ARGS="--ephemeral"
+	@echo "skerry: data is kept in $(or $(DATA),./data); remove that folder to start anew"
+	@exec $(SKERRY) playground --data-dir $(or $(DATA),./data) $(ARGS)
+
+test: build ## Run every test
+	@cargo test --locked --workspace $(JOBS) $(if $(FILTER),-- $(FILTER),)
+
+labs: build ## Run the TinyKV labs by their names
+	@cargo test --locked --workspace $(JOBS) --test labs
+
+lint: setup ## Formatting and clippy, without changing anything
+	@cargo fmt --all --check
+	@cargo clippy --locked --workspace --all-targets $(JOBS) -- -D warnings
+
+fmt: setup ## Format the code
+	@cargo fmt --all
+
+golden: build ## Record golden files anew; review the diff like code
+	@UPDATE_GOLDENFILES=1 cargo test --locked --workspace $(JOBS)
+
+bench: build ## Run the benchmarks beside their references and print a table
+	@cargo bench --locked --workspace --profile dev $(JOBS) --bench '*' -- $(ARGS)
+
+memory: build ## Print the resident memory of an idle playground
+	@SKERRY=$(SKERRY) benches/idle_memory.sh
+
+verify: ## What CI runs: lint, tests, and the check that RocksDB was compiled once
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory test
+	@.ci/setup --rocksdb-once
+
+.PHONY: help setup build run test labs lint fmt golden bench memory verify
