@@ -1,0 +1,229 @@
+//! Views and cursors over RocksDB, and the list of who holds a view.
+//!
+//! A view keeps the database open and pins one of its snapshots; both live in one self-referencing
+//! cell, so that the snapshot cannot outlive the database. Cursors borrow the view.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::Thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rocksdb::{ColumnFamily as Handle, DB, DBRawIterator, ReadOptions, Snapshot};
+use self_cell::self_cell;
+
+use crate::engine::{ColumnFamily, Cursor, KeyRange, View};
+use crate::{Error, Result};
+
+/// The handle of a family.
+pub(super) fn handle(database: &DB, family: ColumnFamily) -> &Handle {
+    database.cf_handle(family.name()).expect("every family was opened with the database")
+}
+
+/// Copies a value out of RocksDB: the one copy of a read.
+pub(super) fn get(
+    database: &DB,
+    family: ColumnFamily,
+    key: &[u8],
+    options: &ReadOptions,
+) -> Result<Option<Bytes>> {
+    let value = database.get_pinned_cf_opt(handle(database, family), key, options);
+    let value = value.map_err(|error| Error::engine("get", database.path(), error))?;
+    Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+}
+
+/// A snapshot, and read options that name it.
+struct Moment<'a> {
+    /// Pins every value that was current at the moment.
+    snapshot: Snapshot<'a>,
+    /// For gets: made once, because making options costs as much as a read from memory. They hold a
+    /// plain pointer to the snapshot, so they must not leave this struct.
+    options: ReadOptions,
+}
+
+self_cell!(
+    struct Pinned {
+        owner: Arc<DB>,
+        #[covariant]
+        dependent: Moment,
+    }
+);
+
+/// The state of one moment (contract, 5).
+pub(super) struct RocksView {
+    pinned: Pinned,
+    /// Whom to tell when it goes.
+    holders: Arc<Holders>,
+    /// What it is called there.
+    ticket: u64,
+}
+
+impl RocksView {
+    /// Takes the present state. Entered among the holders first, so that `close` cannot miss a view that
+    /// is just being taken.
+    pub(super) fn new(database: Arc<DB>, holders: Arc<Holders>) -> RocksView {
+        let ticket = holders.enter();
+        let pinned = Pinned::new(database, |database| {
+            let snapshot = database.snapshot();
+            let mut options = ReadOptions::default();
+            options.set_snapshot(&snapshot);
+            Moment { snapshot, options }
+        });
+        RocksView { pinned, holders, ticket }
+    }
+}
+
+impl Drop for RocksView {
+    fn drop(&mut self) {
+        self.holders.leave(self.ticket);
+    }
+}
+
+impl View for RocksView {
+    fn get(&self, family: ColumnFamily, key: &[u8]) -> Result<Option<Bytes>> {
+        get(self.pinned.borrow_owner(), family, key, &self.pinned.borrow_dependent().options)
+    }
+
+    fn cursor(&self, family: ColumnFamily, range: &KeyRange) -> Result<Box<dyn Cursor + '_>> {
+        let database: &DB = self.pinned.borrow_owner();
+        let mut options = ReadOptions::default();
+        // RocksDB wants bounds that are not reversed.
+        let end = if range.is_empty() { &range.start } else { &range.end };
+        options.set_iterate_lower_bound(&range.start[..]);
+        if !end.is_empty() {
+            options.set_iterate_upper_bound(&end[..]);
+        }
+        let snapshot = &self.pinned.borrow_dependent().snapshot;
+        let iterator = snapshot.raw_iterator_cf_opt(handle(database, family), options);
+        Ok(Box::new(RocksCursor { iterator, path: database.path() }))
+    }
+}
+
+/// An iterator whose bounds RocksDB keeps: it then skips files and blocks outside of them.
+struct RocksCursor<'a> {
+    /// Owns its read options, and with them the bytes of the bounds.
+    iterator: DBRawIterator<'a>,
+    /// For messages.
+    path: &'a Path,
+}
+
+impl RocksCursor<'_> {
+    /// Whether the last movement ended on a pair; an invalid iterator may also mean a failed read.
+    fn standing(&self) -> Result<bool> {
+        if self.iterator.valid() {
+            return Ok(true);
+        }
+        let status = self.iterator.status();
+        status.map(|()| false).map_err(|error| Error::engine("scan", self.path, error))
+    }
+
+    /// The binding would take the movement for nothing to do.
+    fn assert_standing(&self) {
+        assert!(self.iterator.valid(), "a cursor was moved that stands nowhere");
+    }
+}
+
+impl Cursor for RocksCursor<'_> {
+    fn seek(&mut self, key: &[u8]) -> Result<bool> {
+        self.iterator.seek(key);
+        self.standing()
+    }
+
+    fn seek_for_previous(&mut self, key: &[u8]) -> Result<bool> {
+        self.iterator.seek_for_prev(key);
+        self.standing()
+    }
+
+    fn seek_to_first(&mut self) -> Result<bool> {
+        self.iterator.seek_to_first();
+        self.standing()
+    }
+
+    fn seek_to_last(&mut self) -> Result<bool> {
+        self.iterator.seek_to_last();
+        self.standing()
+    }
+
+    fn next(&mut self) -> Result<bool> {
+        self.assert_standing();
+        self.iterator.next();
+        self.standing()
+    }
+
+    fn previous(&mut self) -> Result<bool> {
+        self.assert_standing();
+        self.iterator.prev();
+        self.standing()
+    }
+
+    fn key(&self) -> &[u8] {
+        self.iterator.key().expect("a cursor was read that stands nowhere")
+    }
+
+    fn value(&self) -> &[u8] {
+        self.iterator.value().expect("a cursor was read that stands nowhere")
+    }
+}
+
+/// Who holds views: a ticket for each, with the thread that took it. The mutex is held for a map
+/// operation only, much shorter than the one RocksDB takes for the snapshot itself.
+#[derive(Default)]
+pub(super) struct Holders {
+    tickets: Mutex<Tickets>,
+    empty: Condvar,
+}
+
+#[derive(Default)]
+struct Tickets {
+    /// The last ticket given out.
+    last: u64,
+    /// The thread that took each view still held. Its handle is shared, so that entering copies no name.
+    held: BTreeMap<u64, Thread>,
+}
+
+impl Holders {
+    /// How many views are held.
+    pub(super) fn count(&self) -> usize {
+        self.lock().held.len()
+    }
+
+    /// Waits until no view is held; when that takes longer than `timeout`, says which threads took
+    /// those that are left.
+    pub(super) fn wait_until_empty(&self, timeout: Duration) -> std::result::Result<(), String> {
+        let held = |tickets: &mut Tickets| !tickets.held.is_empty();
+        let waited = self.empty.wait_timeout_while(self.lock(), timeout, held);
+        let (tickets, _) = waited.expect("nothing panics while it holds this lock");
+        if tickets.held.is_empty() {
+            return Ok(());
+        }
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for thread in tickets.held.values() {
+            *counts.entry(thread.name().unwrap_or("without a name")).or_default() += 1;
+        }
+        let names: Vec<String> =
+            counts.iter().map(|(thread, count)| format!("{count} by thread {thread}")).collect();
+        Err(format!("views are still held after {timeout:?}: {}", names.join(", ")))
+    }
+
+    fn enter(&self) -> u64 {
+        let thread = std::thread::current();
+        let mut tickets = self.lock();
+        tickets.last += 1;
+        let ticket = tickets.last;
+        tickets.held.insert(ticket, thread);
+        ticket
+    }
+
+    fn leave(&self, ticket: u64) {
+        let mut tickets = self.lock();
+        tickets.held.remove(&ticket);
+        if tickets.held.is_empty() {
+            self.empty.notify_all();
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Tickets> {
+        self.tickets.lock().expect("nothing panics while it holds this lock")
+    }
+}
