@@ -1,0 +1,194 @@
+//! The streams: request by request (Tso, QueryRegion), and heartbeats of regions.
+//! Used by `placement.rs`.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use skerry_proto::pdpb::{RegionHeartbeatRequest, RegionHeartbeatResponse};
+use slog::{debug, warn};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::MissedTickBehavior;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::Shared;
+use super::reply::{admit, header, reply, stopping};
+use crate::Error;
+
+/// Requests that are answered together, so that a client that sends faster than it is answered costs
+/// less for each.
+const GATHERED_MAX: usize = 128;
+
+/// Messages that wait for a store to read them. When it is full a message is dropped: the store will
+/// report again, and be told again.
+const HEARTBEAT_ANSWERS_MAX: usize = 64;
+
+/// The answers to a batch of requests, in their order; after an error there are no more.
+type Work<A> = Pin<Box<dyn Future<Output = Vec<Result<A, Status>>> + Send>>;
+
+/// Answers each request of a stream, in order. As a value it is ready at once, so that the client gets
+/// its response headers before it has asked anything.
+///
+/// It takes what has arrived, answers all of it, and only then reads on: a client that does not read its
+/// answers is not read from.
+pub(super) struct Answers<Q, A> {
+    /// None when the client has sent its last request, or an error was answered.
+    inbound: Option<Streaming<Q>>,
+    work: Box<dyn Fn(Vec<Q>) -> Work<A> + Send>,
+    working: Option<Work<A>>,
+    ready: VecDeque<Result<A, Status>>,
+    stop: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl<Q, A> Answers<Q, A> {
+    /// Answers the requests of `inbound` by `work`, until the server stops.
+    pub(super) fn new(
+        shared: &Shared,
+        inbound: Streaming<Q>,
+        work: impl Fn(Vec<Q>) -> Work<A> + Send + 'static,
+    ) -> Answers<Q, A> {
+        let mut stop = shared.stop.subscribe();
+        Answers {
+            inbound: Some(inbound),
+            work: Box::new(work),
+            working: None,
+            ready: VecDeque::new(),
+            stop: Box::pin(async move {
+                let _ = stop.wait_for(|stop| *stop).await;
+            }),
+        }
+    }
+
+    /// What has arrived. Empty if the stream is at its end.
+    fn poll_gather(&mut self, context: &mut Context<'_>) -> Poll<Vec<Q>> {
+        let mut gathered = Vec::new();
+        while let Some(inbound) = &mut self.inbound {
+            match Pin::new(inbound).poll_next(context) {
+                Poll::Ready(Some(Ok(request))) => gathered.push(request),
+                // A client that breaks off is not told why.
+                Poll::Ready(Some(Err(_)) | None) => self.inbound = None,
+                Poll::Pending if gathered.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+            }
+            if gathered.len() == GATHERED_MAX {
+                break;
+            }
+        }
+        Poll::Ready(gathered)
+    }
+
+    fn end(&mut self, with: Status) -> Poll<Option<Result<A, Status>>> {
+        self.inbound = None;
+        self.working = None;
+        self.ready.clear();
+        Poll::Ready(Some(Err(with)))
+    }
+}
+
+impl<Q, A: Unpin> Stream for Answers<Q, A> {
+    type Item = Result<A, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        loop {
+            match this.ready.pop_front() {
+                Some(Ok(answer)) => return Poll::Ready(Some(Ok(answer))),
+                Some(Err(status)) => return this.end(status),
+                None if this.inbound.is_none() && this.working.is_none() => {
+                    return Poll::Ready(None);
+                }
+                None => {}
+            }
+            if this.stop.as_mut().poll(context).is_ready() {
+                return this.end(stopping());
+            }
+            if let Some(working) = &mut this.working {
+                this.ready.extend(ready!(working.as_mut().poll(context)));
+                this.working = None;
+                continue;
+            }
+            let gathered = ready!(this.poll_gather(context));
+            if !gathered.is_empty() {
+                this.working = Some((this.work)(gathered));
+            }
+        }
+    }
+}
+
+/// Reads a store's heartbeats of regions in a task of their own; answers the stream of what the store is
+/// told.
+pub(super) fn heartbeats(
+    shared: Arc<Shared>,
+    inbound: Streaming<RegionHeartbeatRequest>,
+) -> impl Stream<Item = Result<RegionHeartbeatResponse, Status>> {
+    let (sender, receiver) = mpsc::channel(HEARTBEAT_ANSWERS_MAX);
+    tokio::spawn(read_heartbeats(shared, inbound, sender));
+    ReceiverStream::new(receiver)
+}
+
+async fn read_heartbeats(
+    shared: Arc<Shared>,
+    mut inbound: Streaming<RegionHeartbeatRequest>,
+    outbound: mpsc::Sender<Result<RegionHeartbeatResponse, Status>>,
+) {
+    let mut stop = shared.stop.subscribe();
+    let mut keep_alive = tokio::time::interval(Duration::from_millis(shared.config.keep_alive_ms));
+    keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    keep_alive.reset();
+    loop {
+        let answer = tokio::select! {
+            report = inbound.message() => match report {
+                Ok(Some(report)) => on_report(&shared, report),
+                Ok(None) | Err(_) => return,
+            },
+            _ = keep_alive.tick() => Some(Ok(RegionHeartbeatResponse {
+                header: header(&shared),
+                ..RegionHeartbeatResponse::default()
+            })),
+            _ = stop.wait_for(|stop| *stop) => Some(Err(stopping())),
+            () = outbound.closed() => return,
+        };
+        let Some(answer) = answer else { continue };
+        let last = answer.is_err();
+        match outbound.try_send(answer) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                warn!(shared.logger, "a store does not read its heartbeat answers; one is dropped");
+            }
+            Err(TrySendError::Closed(_)) => return,
+        }
+        if last {
+            return;
+        }
+    }
+}
+
+/// Records one heartbeat. It is answered only if it is refused.
+fn on_report(
+    shared: &Shared,
+    report: RegionHeartbeatRequest,
+) -> Option<Result<RegionHeartbeatResponse, Status>> {
+    if let Err(status) = admit(shared, report.header.as_ref()) {
+        return Some(Err(status));
+    }
+    let target_peer = report.leader;
+    let result = shared.cluster().region_heartbeat(report);
+    match &result {
+        Ok(()) => return None,
+        // Expected after every split and change of leader.
+        Err(Error::StaleRegion(reason)) => debug!(shared.logger, "heartbeat refused: {}", reason),
+        Err(error) => warn!(shared.logger, "heartbeat refused: {}", error),
+    }
+    let refusal = reply(shared, result, |header, _| RegionHeartbeatResponse {
+        header,
+        target_peer,
+        ..RegionHeartbeatResponse::default()
+    });
+    Some(refusal.map(tonic::Response::into_inner))
+}

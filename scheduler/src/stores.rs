@@ -1,0 +1,285 @@
+//! Stores: who they are, what they last said about themselves, and whether they are alive.
+//! Owned by the cluster; the rules for registering stand here.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use skerry_proto::metapb::{self, NodeState, StoreState};
+use skerry_proto::pdpb::StoreStats;
+use skerry_proto::types::StoreId;
+
+use crate::moment::Moment;
+use crate::{Error, Result};
+
+/// One store.
+#[derive(Clone, Debug)]
+pub struct StoreRecord {
+    /// What is durable: id, addresses, version, labels, state.
+    pub store: metapb::Store,
+    /// Its last heartbeat; nothing after a restart of the scheduler until the store speaks again.
+    pub heartbeat: Option<Heartbeat>,
+}
+
+/// What a store said of itself, and when.
+#[derive(Clone, Debug)]
+pub struct Heartbeat {
+    /// Sizes and counters.
+    pub stats: StoreStats,
+    /// When it arrived.
+    pub at: Moment,
+}
+
+/// How a store stands, in the words of the HTTP interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// It speaks.
+    Up,
+    /// It has been silent for longer than a few heartbeats.
+    Disconnected,
+    /// It has been silent for so long that its replicas should be replaced.
+    Down,
+    /// It is being emptied.
+    Offline,
+    /// It was emptied for good.
+    Tombstone,
+}
+
+impl std::fmt::Display for Liveness {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(self, formatter)
+    }
+}
+
+/// Silence after which a store counts as ...
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// ... disconnected.
+    pub disconnected: Duration,
+    /// ... down.
+    pub down: Duration,
+}
+
+impl StoreRecord {
+    /// How the store stands at `now`.
+    pub fn liveness(&self, now: Moment, patience: Patience) -> Liveness {
+        match self.store.state() {
+            StoreState::Tombstone => return Liveness::Tombstone,
+            StoreState::Offline => return Liveness::Offline,
+            StoreState::Up => {}
+        }
+        match self.heartbeat.as_ref().map(|heartbeat| now.since(heartbeat.at)) {
+            None => Liveness::Disconnected,
+            Some(silence) if silence > patience.down => Liveness::Down,
+            Some(silence) if silence > patience.disconnected => Liveness::Disconnected,
+            Some(_) => Liveness::Up,
+        }
+    }
+
+    /// The store as clients see it: with the time of its last heartbeat, in nanoseconds as the wire has it.
+    pub fn described(&self) -> metapb::Store {
+        let mut store = self.store.clone();
+        if let Some(heartbeat) = &self.heartbeat {
+            let nanoseconds = heartbeat.at.wall_ms.saturating_mul(1_000_000);
+            store.last_heartbeat = i64::try_from(nanoseconds).unwrap_or(i64::MAX);
+        }
+        store
+    }
+
+    fn is_tombstone(&self) -> bool {
+        self.store.state() == StoreState::Tombstone
+    }
+}
+
+/// All stores, by id.
+///
+/// Invariant: no two stores that are not tombstones share an address.
+#[derive(Debug, Default)]
+pub struct Stores {
+    records: BTreeMap<StoreId, StoreRecord>,
+}
+
+impl Stores {
+    /// The store with this id.
+    pub fn get(&self, id: StoreId) -> Option<&StoreRecord> {
+        self.records.get(&id)
+    }
+
+    /// All stores, by id.
+    pub fn iter(&self) -> impl Iterator<Item = &StoreRecord> {
+        self.records.values()
+    }
+
+    /// The store with this id, if it may speak for itself: heartbeats of others are refused.
+    pub fn speaking(&self, id: StoreId) -> Result<&StoreRecord> {
+        let record = self.records.get(&id).ok_or(Error::UnknownStore(id.get()))?;
+        if record.is_tombstone() {
+            return Err(Error::StoreTombstone(id.get()));
+        }
+        Ok(record)
+    }
+
+    /// The record that `store` gets if it registers now, or the reason why it may not. The state is the
+    /// scheduler's to decide: what the store says of it is ignored.
+    pub fn admit(&self, mut store: metapb::Store) -> Result<metapb::Store> {
+        if store.id == 0 {
+            return Err(Error::InvalidValue("a store needs an id other than 0".to_string()));
+        }
+        if store.address.is_empty() {
+            return Err(Error::InvalidValue(format!("store {} names no address", store.id)));
+        }
+        let known = self.records.get(&StoreId::new(store.id));
+        if known.is_some_and(StoreRecord::is_tombstone) {
+            return Err(Error::StoreTombstone(store.id));
+        }
+        self.check_version(&store)?;
+        self.check_addresses(&store)?;
+        match known {
+            Some(record) => {
+                store.state = record.store.state;
+                store.node_state = record.store.node_state;
+                store.last_heartbeat = record.store.last_heartbeat;
+                merge_labels(&mut store.labels, &record.store.labels);
+            }
+            None => {
+                store.state = StoreState::Up.into();
+                store.node_state = NodeState::Serving.into();
+                store.last_heartbeat = 0;
+            }
+        }
+        Ok(store)
+    }
+
+    /// Adds or replaces a durable record.
+    pub fn install(&mut self, store: metapb::Store) {
+        let id = StoreId::new(store.id);
+        let heartbeat = self.records.remove(&id).and_then(|record| record.heartbeat);
+        self.records.insert(id, StoreRecord { store, heartbeat });
+    }
+
+    /// Records a heartbeat.
+    pub fn heartbeat(&mut self, stats: StoreStats, at: Moment) -> Result<NodeState> {
+        let id = StoreId::new(stats.store_id);
+        self.speaking(id)?;
+        let record = self.records.get_mut(&id).expect("checked a line above");
+        let state = record.store.node_state();
+        record.heartbeat = Some(Heartbeat { stats, at });
+        Ok(state)
+    }
+
+    /// The lowest version among the stores that are not tombstones: what all of them can do.
+    pub fn cluster_version(&self) -> Option<Version> {
+        let alive = self.records.values().filter(|record| !record.is_tombstone());
+        alive.filter_map(|record| Version::parse(&record.store.version)).min()
+    }
+
+    /// A store must be newer than the cluster, or of the same major and minor version.
+    fn check_version(&self, store: &metapb::Store) -> Result<()> {
+        let cluster = self.cluster_version();
+        let fits = match (Version::parse(&store.version), cluster) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(own), Some(cluster)) => {
+                own > cluster || (own.major, own.minor) == (cluster.major, cluster.minor)
+            }
+        };
+        if fits {
+            return Ok(());
+        }
+        let cluster = cluster.map_or("(none yet)".to_string(), |version| version.to_string());
+        let version = store.version.clone();
+        Err(Error::IncompatibleVersion { store: store.id, version, cluster })
+    }
+
+    fn check_addresses(&self, store: &metapb::Store) -> Result<()> {
+        let others = self.records.values().filter(|record| record.store.id != store.id);
+        for other in others.filter(|record| !record.is_tombstone()) {
+            for wanted in [&store.address, &store.peer_address] {
+                let taken = [&other.store.address, &other.store.peer_address];
+                if !wanted.is_empty() && taken.contains(&wanted) {
+                    let address = wanted.clone();
+                    return Err(Error::AddressInUse { store: other.store.id, address });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Keeps the labels that an operator has set through the scheduler: a store that starts again names only
+/// those of its own configuration, and these win.
+fn merge_labels(labels: &mut Vec<metapb::StoreLabel>, known: &[metapb::StoreLabel]) {
+    for label in known {
+        if !labels.iter().any(|own| own.key == label.key) {
+            labels.push(label.clone());
+        }
+    }
+}
+
+/// A semantic version, as far as stores are compared by it. Ordered by its numbers; a pre-release counts
+/// as its release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    major: u32,
+    minor: u32,
+    patch: u32,
+}
+
+impl Version {
+    /// Reads `8.5.5`, `v8.5.5` or `8.5.5-rc.1`; the empty string is 1.0.0, as a store that names no
+    /// version is taken to be the oldest. `None` if it is none of these.
+    pub fn parse(text: &str) -> Option<Version> {
+        if text.is_empty() {
+            return Some(Version { major: 1, minor: 0, patch: 0 });
+        }
+        let text = text.strip_prefix('v').unwrap_or(text);
+        let numbers = text.split_once(['-', '+']).map_or(text, |(numbers, _)| numbers);
+        let mut parts = numbers.split('.').map(|part| part.parse::<u32>().ok());
+        let (major, minor, patch) = (parts.next()??, parts.next()??, parts.next()??);
+        parts.next().is_none().then_some(Version { major, minor, patch })
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_read_like_those_of_real_stores() {
+        let read = |text| Version::parse(text).map(|version| version.to_string());
+        assert_eq!(read("v8.5.5").as_deref(), Some("8.5.5"));
+        assert_eq!(read("8.5.5-rc.1").as_deref(), Some("8.5.5"));
+        assert_eq!(read("6.0.0+build").as_deref(), Some("6.0.0"));
+        assert_eq!(read("").as_deref(), Some("1.0.0"));
+        for nonsense in ["8", "8.5", "8.5.5.5", "eight", "8.5.x", "-", "v"] {
+            assert_eq!(read(nonsense), None, "{nonsense}");
+        }
+        assert!(Version::parse("8.10.0") > Version::parse("8.9.9"));
+    }
+
+    #[test]
+    fn a_store_is_alive_as_long_as_it_speaks() {
+        let patience =
+            Patience { disconnected: Duration::from_secs(20), down: Duration::from_secs(1_800) };
+        let at = |seconds| Moment { monotonic: Duration::from_secs(seconds), wall_ms: 0 };
+        let mut stores = Stores::default();
+        stores.install(metapb::Store { id: 1, ..metapb::Store::default() });
+        let liveness = |stores: &Stores, seconds| {
+            stores.get(StoreId::new(1)).expect("installed").liveness(at(seconds), patience)
+        };
+        assert_eq!(liveness(&stores, 100), Liveness::Disconnected);
+        let stats = StoreStats { store_id: 1, ..StoreStats::default() };
+        stores.heartbeat(stats, at(100)).expect("known");
+        assert_eq!(liveness(&stores, 120), Liveness::Up);
+        assert_eq!(liveness(&stores, 121), Liveness::Disconnected);
+        assert_eq!(liveness(&stores, 1_901), Liveness::Down);
+        // Registering again, as after a restart of the store, keeps what is known of its heartbeat.
+        stores.install(metapb::Store { id: 1, ..metapb::Store::default() });
+        assert_eq!(liveness(&stores, 120), Liveness::Up);
+    }
+}
