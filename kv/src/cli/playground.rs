@@ -1,0 +1,208 @@
+//! `skerry playground`: a whole cluster in one process, for a laptop, a test, a first look.
+//!
+//! 1. Every port is bound, then the scheduler opens its data and serves, then the store starts as it would
+//!    anywhere: it speaks to the scheduler over the loopback.
+//! 2. `Ready:` is printed when clients find the store, with three commands that can be pasted.
+//! 3. A signal stops the store first, then the scheduler.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use skerry_raftstore::time;
+use slog::Logger;
+use tokio::sync::oneshot;
+
+use super::placement::Opened;
+use super::{Common, StopSignals, checked, say, serve, set, wanted_version};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::logging::LogLevel;
+use crate::node::{Listeners, Node, PortFlags};
+use crate::server::listen;
+use crate::storage::ApiVersion;
+
+/// What to do about a taken port.
+const SCHEDULER_PORT: &str = "--scheduler-addr, or move all ports with --port-offset";
+const STORE_PORT: &str = "--store-addr, or move all ports with --port-offset";
+const STATUS_PORT: &str = "--status-addr, or move all ports with --port-offset";
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    /// How many stores; more than one needs replication, which is not built yet
+    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    stores: u32,
+    /// Where the scheduler listens
+    #[arg(long, value_name = "HOST:PORT")]
+    scheduler_addr: Option<String>,
+    /// Where the store answers clients
+    #[arg(long, value_name = "HOST:PORT")]
+    store_addr: Option<String>,
+    /// Where the store answers /metrics, /status and /config
+    #[arg(long, value_name = "HOST:PORT")]
+    status_addr: Option<String>,
+    /// Add this to every port
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    port_offset: u16,
+    /// Keep data below this directory; default `./data`
+    #[arg(long, value_name = "DIR", conflicts_with = "ephemeral")]
+    data_dir: Option<PathBuf>,
+    /// Keep data in a temporary directory that is removed at the end
+    #[arg(long)]
+    ephemeral: bool,
+    /// 1 or 2; fixed when the data directory is made
+    #[arg(long, value_name = "VERSION")]
+    api_version: Option<u32>,
+}
+
+pub(super) fn run(arguments: Arguments) -> Result<()> {
+    if arguments.stores != 1 {
+        return Err(Error::Startup(format!(
+            "--stores {} needs replication, which is not built yet: a playground has one store for now",
+            arguments.stores
+        )));
+    }
+    let (config, wanted) = configured(&arguments)?;
+    let temporary = match arguments.ephemeral {
+        true => Some(tempfile::Builder::new().prefix("skerry-").tempdir().map_err(|error| {
+            Error::Startup(format!("no temporary directory can be made: {error}"))
+        })?),
+        false => None,
+    };
+    let data = match &temporary {
+        Some(directory) => directory.path().to_path_buf(),
+        None => PathBuf::from(&config.storage.data_dir),
+    };
+    serve(&config, async |logger| play(&config, wanted, &data, logger).await)
+}
+
+/// Defaults, overridden by the file, overridden by flags; and the API version, if one was asked for.
+fn configured(arguments: &Arguments) -> Result<(Config, Option<ApiVersion>)> {
+    let mut loaded = arguments.common.load()?;
+    let wanted = wanted_version(&mut loaded, arguments.api_version);
+    let mut config = loaded.config;
+    if !loaded.given.contains("log.level") {
+        // The terminal belongs to the one who plays.
+        config.log.level = LogLevel::Warn;
+    }
+    set(&mut config.scheduler.addr, arguments.scheduler_addr.clone());
+    set(&mut config.server.addr, arguments.store_addr.clone());
+    set(&mut config.server.status_addr, arguments.status_addr.clone());
+    let data_dir = arguments.data_dir.as_ref().map(|directory| directory.display().to_string());
+    set(&mut config.storage.data_dir, data_dir);
+    let config = checked(config)?;
+    let config = checked(shifted(config, arguments.port_offset)?)?;
+    Ok((config, wanted.and_then(ApiVersion::from_number)))
+}
+
+/// Moves all ports by `offset`; the store is told where the scheduler is.
+fn shifted(mut config: Config, offset: u16) -> Result<Config> {
+    for address in
+        [&mut config.scheduler.addr, &mut config.server.addr, &mut config.server.status_addr]
+    {
+        *address = shift(address, offset)?;
+    }
+    for address in [&mut config.scheduler.advertise_addr, &mut config.server.advertise_addr] {
+        if !address.is_empty() {
+            *address = shift(address, offset)?;
+        }
+    }
+    config.server.scheduler_addr = match config.scheduler.advertise_addr.as_str() {
+        "" => config.scheduler.addr.clone(),
+        advertised => advertised.to_string(),
+    };
+    Ok(config)
+}
+
+fn shift(address: &str, offset: u16) -> Result<String> {
+    let (host, port) = address.rsplit_once(':').expect("the configuration was checked");
+    let port: u16 = port.parse().expect("the configuration was checked");
+    let port = port.checked_add(offset).ok_or_else(|| {
+        Error::Startup(format!("--port-offset {offset} moves port {port} beyond 65535"))
+    })?;
+    Ok(format!("{host}:{port}"))
+}
+
+async fn play(
+    config: &Config,
+    wanted: Option<ApiVersion>,
+    data: &Path,
+    logger: Logger,
+) -> Result<()> {
+    let mut signals = StopSignals::catch()?;
+    let scheduler_port = listen(&config.scheduler.addr, SCHEDULER_PORT).await?;
+    let flags = PortFlags { store: STORE_PORT, status: STATUS_PORT };
+    let store_ports = Listeners::bind(config, flags).await?;
+
+    let opened = Opened::open(&config.scheduler, &data.join("scheduler"), logger.clone())?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let scheduler = tokio::spawn(async {
+        // An error means that the sender is gone: the playground is ending.
+        let stop = async { stopped.await.unwrap_or_default() };
+        if let Err(error) = opened.serve(scheduler_port, stop).await {
+            time::fatal(&error.to_string());
+        }
+    });
+    let directory = data.join("store-1");
+    let starting = Node::start(config.clone(), wanted, &directory, store_ports, logger);
+    let node = tokio::select! {
+        node = starting => node?,
+        () = signals.next() => return Ok(()),
+    };
+    say(&invitation(config, data));
+
+    signals.next().await;
+    let stopping = async {
+        node.stop().await?;
+        let _ = stop.send(());
+        scheduler.await.map_err(|error| Error::Startup(format!("the scheduler failed: {error}")))
+    };
+    signals.or_at_once(stopping).await
+}
+
+/// The line that programs wait for, and three commands for people.
+fn invitation(config: &Config, data: &Path) -> String {
+    let binary = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("skerry"));
+    let here = std::env::current_dir().unwrap_or_default();
+    let binary = binary.strip_prefix(&here).unwrap_or(&binary).display();
+    let scheduler = &config.server.scheduler_addr;
+    let ctl = match scheduler == super::ctl::DEFAULT_SCHEDULER {
+        true => format!("{binary} ctl"),
+        false => format!("{binary} ctl --scheduler-addr {scheduler}"),
+    };
+    format!(
+        "Ready: scheduler {scheduler}, store {store}, status http://{status}, data in {data}\n  \
+         {ctl} raw put hello world\n  {ctl} raw get hello\n  \
+         curl http://{scheduler}/pd/api/v1/stores\n",
+        store = config.server.advertised(),
+        status = config.server.status_addr,
+        data = data.display(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_offset_moves_every_port_and_the_store_finds_the_scheduler() {
+        let config = shifted(Config::default(), 100).expect("ports have room");
+        assert_eq!(config.scheduler.addr, "127.0.0.1:2479");
+        assert_eq!(config.server.addr, "127.0.0.1:20260");
+        assert_eq!(config.server.status_addr, "127.0.0.1:20280");
+        assert_eq!(config.server.scheduler_addr, "127.0.0.1:2479");
+        let beyond = shifted(Config::default(), 60_000).expect_err("20160 + 60000 is no port");
+        assert!(beyond.to_string().contains("--port-offset 60000"), "{beyond}");
+    }
+
+    #[test]
+    fn the_invitation_names_the_scheduler_only_when_it_must() {
+        let usual = invitation(&Config::default(), Path::new("data"));
+        assert!(usual.starts_with("Ready: scheduler 127.0.0.1:2379, store 127.0.0.1:20160"));
+        assert!(usual.contains(" ctl raw put hello world\n"), "{usual}");
+        let moved = shifted(Config::default(), 1).expect("ports have room");
+        let moved = invitation(&moved, Path::new("data"));
+        assert!(moved.contains(" ctl --scheduler-addr 127.0.0.1:2380 raw get hello\n"), "{moved}");
+    }
+}

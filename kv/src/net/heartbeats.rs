@@ -1,0 +1,189 @@
+//! Tells the scheduler that the store lives, how full it is and which regions it serves.
+//!
+//! One task for the life of the store:
+//!
+//! 1. after every silence of the scheduler, the store registers again (its address may be new, and the
+//!    scheduler may be a new process) and opens a new stream for regions;
+//! 2. on a fresh stream all regions are told at once, later on their tick;
+//! 3. the store is told on its own, shorter tick.
+//!
+//! A scheduler that is away costs a log line when it goes and one when it is back; reads and writes go on. One
+//! of another cluster is told nothing: it is an error that a person must look at.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use skerry_proto::types::StoreId;
+use skerry_proto::{metapb, pdpb};
+use slog::{Logger, error, info, warn};
+
+use super::scheduler_client::{Failure, Outcome, RegionHeartbeats, SchedulerClient};
+
+/// What heartbeats say; asked for each time.
+pub trait Vitals: Send + Sync {
+    /// Capacity, use and load of the store.
+    fn store_stats(&self) -> pdpb::StoreStats;
+    /// One heartbeat for each region, without header.
+    fn region_heartbeats(&self) -> Vec<pdpb::RegionHeartbeatRequest>;
+    /// Registers the store, whatever that takes.
+    fn registration(&self) -> (metapb::Store, Vec<metapb::Region>);
+}
+
+/// How often to tell what.
+#[derive(Clone, Copy, Debug)]
+pub struct Intervals {
+    /// About the store.
+    pub store: Duration,
+    /// About its regions, when nothing has changed.
+    pub region: Duration,
+}
+
+/// The task and what it remembers between ticks.
+pub struct Heartbeats {
+    scheduler: Arc<SchedulerClient>,
+    vitals: Arc<dyn Vitals>,
+    intervals: Intervals,
+    logger: Logger,
+    /// Open while the scheduler answers.
+    stream: Option<RegionHeartbeats>,
+    /// Time left until regions are told again.
+    until_regions: Duration,
+    /// Whether the last tick went well, so that only changes are logged.
+    connected: bool,
+}
+
+impl Heartbeats {
+    /// Ready to [`run`](Heartbeats::run).
+    pub fn new(
+        scheduler: Arc<SchedulerClient>,
+        vitals: Arc<dyn Vitals>,
+        intervals: Intervals,
+        logger: Logger,
+    ) -> Heartbeats {
+        let until_regions = Duration::ZERO;
+        Heartbeats {
+            scheduler,
+            vitals,
+            intervals,
+            logger,
+            stream: None,
+            until_regions,
+            connected: true,
+        }
+    }
+
+    /// Beats for ever; ended by dropping the future.
+    pub async fn run(mut self) {
+        let mut ticks = tokio::time::interval(self.intervals.store);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let told = self.tick().await;
+            self.note(told);
+        }
+    }
+
+    /// One beat. The first tick after a silence registers and tells everything.
+    async fn tick(&mut self) -> Outcome<()> {
+        if self.stream.as_ref().is_none_or(RegionHeartbeats::is_closed) {
+            self.stream = None;
+            let (store, regions) = self.vitals.registration();
+            register(&self.scheduler, store, &regions).await?;
+            self.stream = Some(self.scheduler.region_heartbeats());
+            self.until_regions = Duration::ZERO;
+        }
+        if self.until_regions.is_zero() {
+            self.tell_regions().await?;
+            self.until_regions = self.intervals.region;
+        }
+        self.until_regions = self.until_regions.saturating_sub(self.intervals.store);
+        self.scheduler.store_heartbeat(self.vitals.store_stats()).await
+    }
+
+    async fn tell_regions(&mut self) -> Outcome<()> {
+        let Some(stream) = &self.stream else { return Ok(()) };
+        for mut heartbeat in self.vitals.region_heartbeats() {
+            heartbeat.header = self.scheduler.header();
+            if !stream.send(heartbeat).await {
+                return Err(Failure::Unreachable(
+                    "the stream of region heartbeats ended".to_string(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, told: Outcome<()>) {
+        match told {
+            Ok(()) if !self.connected => {
+                info!(self.logger, "the scheduler answers again");
+                self.connected = true;
+            }
+            Ok(()) => {}
+            Err(failure) => {
+                self.stream = None;
+                if !self.connected {
+                    return;
+                }
+                self.connected = false;
+                match failure {
+                    Failure::Unreachable(reason) => {
+                        warn!(self.logger, "the scheduler does not answer; serving without it"; "reason" => reason);
+                    }
+                    refusal => {
+                        error!(self.logger, "the scheduler refuses this store"; "reason" => %refusal)
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Bootstraps the cluster with this store's first region, or finds that it did so before. Repeating it
+/// changes nothing.
+///
+/// The region that a cluster is born with holds every key; the regions that are really served are told by
+/// their heartbeats. A cluster that was born with the region of another store is refused: both would take
+/// themselves for the owner of every key.
+pub async fn register(
+    scheduler: &SchedulerClient,
+    store: metapb::Store,
+    regions: &[metapb::Region],
+) -> Outcome<()> {
+    let mut first = regions.first().expect("a store has a region").clone();
+    first.start_key.clear();
+    first.end_key.clear();
+    let (store_id, region_id) = (StoreId::new(store.id), first.id);
+    if scheduler.bootstrap(store.clone(), first).await? {
+        return Ok(());
+    }
+    let known = scheduler.region_by_id(region_id).await?.region;
+    if known.is_none_or(|region| region.peer_on_store(store_id).is_none()) {
+        let others = scheduler.stores().await?;
+        let others = others.iter().filter(|other| other.id != store.id);
+        let others: Vec<String> =
+            others.map(|other| format!("store {} at {}", other.id, other.address)).collect();
+        return Err(Failure::WrongCluster(format!(
+            "the cluster of the scheduler at {} keeps its data on {} already; a standalone store is alone \
+             in its cluster: give it a scheduler of its own",
+            scheduler.addresses(),
+            others.join(" and "),
+        )));
+    }
+    scheduler.put_store(store).await
+}
+
+/// The heartbeat of a region that this store leads alone.
+pub fn of_region(
+    region: &metapb::Region,
+    store_id: StoreId,
+    size: u64,
+) -> pdpb::RegionHeartbeatRequest {
+    pdpb::RegionHeartbeatRequest {
+        region: Some(region.clone()),
+        leader: region.peer_on_store(store_id).copied(),
+        // 0 would mean that the size is not known yet.
+        approximate_size: size.max(1),
+        ..Default::default()
+    }
+}

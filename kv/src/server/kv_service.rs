@@ -1,0 +1,262 @@
+//! `tikvpb.Tikv` on the wire: one short method per call, each the same three steps.
+//!
+//! 1. [`Call::open`] takes region, version and deadline out of the request.
+//! 2. The call runs on [`RawStore`]; writes first wait for their permit.
+//! 3. [`finish`] turns the result into a reply: a value, a `region_error`, an `error` text, or a
+//!    gRPC status for outcomes that nobody knows. Replies without a text of their own carry it in
+//!    the `error` of their first pair, where clients look for it.
+//!
+//! Calls that are not served yet answer UNIMPLEMENTED by the defaults of the generated trait. What
+//! a call means is said in [`crate::raw`]; nothing is decided here.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use skerry_proto::kvrpcpb::*;
+use skerry_proto::tikvpb::tikv_server::Tikv;
+use tonic::{Request, Response, Status};
+
+use crate::raw::put::spread_ttls;
+use crate::raw::{CompareAndSwap, Ordering, Put, RawStore, Scan, Swap};
+
+mod call;
+
+use call::{Call, finish};
+
+/// Serves the calls of clients. Clones share everything.
+#[derive(Clone)]
+pub struct KvService {
+    raw: Arc<RawStore>,
+}
+
+impl KvService {
+    /// Serves raw calls from `raw`.
+    pub fn new(raw: Arc<RawStore>) -> KvService {
+        KvService { raw }
+    }
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Tikv for KvService {
+    async fn raw_get(&self, request: Request<RawGetRequest>) -> Reply<RawGetResponse> {
+        let (call, request) = Call::open(request, |request| &request.context);
+        let got = call.read(self.raw.get(&call.context, &request.cf, &request.key)).await;
+        finish(
+            got,
+            |value| RawGetResponse {
+                not_found: value.is_none(),
+                value: value.unwrap_or_default(),
+                ..Default::default()
+            },
+            |region_error, error| RawGetResponse { region_error, error, ..Default::default() },
+        )
+    }
+
+    async fn raw_batch_get(
+        &self,
+        request: Request<RawBatchGetRequest>,
+    ) -> Reply<RawBatchGetResponse> {
+        let (call, request) = Call::open(request, |request| &request.context);
+        let read = self.raw.batch_get(&call.context, &request.cf, request.keys);
+        finish(
+            call.read(read).await,
+            |pairs| RawBatchGetResponse { pairs, ..Default::default() },
+            |region_error, error| {
+                let pairs = error_pair(error);
+                RawBatchGetResponse { region_error, pairs }
+            },
+        )
+    }
+
+    async fn raw_put(&self, request: Request<RawPutRequest>) -> Reply<RawPutResponse> {
+        let (call, request) = Call::open(request, |request| &request.context);
+        let RawPutRequest { key, value, cf, ttl, for_cas, .. } = request;
+        let bytes = key.len() + value.len();
+        let puts = vec![Put { key, value, ttl_seconds: ttl }];
+        let ordering = Ordering::from_wire(for_cas);
+        let write = |permit| self.raw.put(&call.context, &cf, puts, ordering, permit);
+        finish(
+            call.write(self.raw.permits(), bytes, write).await,
+            |()| RawPutResponse::default(),
+            |region_error, error| RawPutResponse { region_error, error },
+        )
+    }
+
+    async fn raw_batch_put(
+        &self,
+        request: Request<RawBatchPutRequest>,
+    ) -> Reply<RawBatchPutResponse> {
+        let (call, request) = Call::open(request, |request| &request.context);
+        let RawBatchPutRequest { pairs, cf, ttl, ttls, for_cas, .. } = request;
+        let bytes = pairs.iter().map(|pair| pair.key.len() + pair.value.len()).sum();
+        let ordering = Ordering::from_wire(for_cas);
+        let write = async |permit| {
+            let ttls = spread_ttls(&ttls, ttl, pairs.len())?;
+            let puts = pairs.into_iter().zip(ttls).map(|(pair, ttl_seconds)| Put {
+                key: pair.key,
+                value: pair.value,
+                ttl_seconds,
+            });
+            self.raw.put(&call.context, &cf, puts.collect(), ordering, permit).await
+        };
+        finish(
+            call.write(self.raw.permits(), bytes, write).await,
+            |()| RawBatchPutResponse::default(),
+            |region_error, error| RawBatchPutResponse { region_error, error },
+        )
+    }
+
+    async fn raw_delete(&self, request: Request<RawDeleteRequest>) -> Reply<RawDeleteResponse> {
+        let (call, request) = Call::open(request, |request| &request.context);
+        let RawDeleteRequest { key, cf, for_cas, .. } = request;
+        let (bytes, ordering) = (key.len(), Ordering::from_wire(for_cas));
+        let write = |permit| self.raw.delete(&call.context, &cf, vec![key], ordering, permit);
+        finish(
+            call.write(self.raw.permits(), bytes, write).await,
+            |()| RawDeleteResponse::default(),
+            |region_error, error| RawDeleteResponse { region_error, error },
+        )
+    }
+
+    async fn raw_batch_delete(
+        &self,
+        request: Request<RawBatchDeleteRequest>,
+    ) -> Reply<RawBatchDeleteResponse> {
+        let (call, request) = Call::open(request, |request| &request.context);
+        let RawBatchDeleteRequest { keys, cf, for_cas, .. } = request;
+        let (bytes, ordering) = (keys.iter().map(Bytes::len).sum(), Ordering::from_wire(for_cas));
+        let write = |permit| self.raw.delete(&call.context, &cf, keys, ordering, permit);
+        finish(
+            call.write(self.raw.permits(), bytes, write).await,
+            |()| RawBatchDeleteResponse::default(),
+            |region_error, error| RawBatchDeleteResponse { region_error, error },
+        )
+    }
+
+    async fn raw_scan(&self, request: Request<RawScanRequest>) -> Reply<RawScanResponse> {
+        let (call, request) = Call::open(request, |request| &request.context);
+        let scan = Scan {
+            ranges: vec![(request.start_key, request.end_key)],
+            limit: request.limit,
+            key_only: request.key_only,
+            reverse: request.reverse,
+        };
+        finish(
+            call.read(self.raw.scan(&call.context, &request.cf, scan)).await,
+            |kvs| RawScanResponse { kvs, ..Default::default() },
+            |region_error, error| RawScanResponse { region_error, kvs: error_pair(error) },
+        )
+    }
+
+    async fn raw_batch_scan(
+        &self,
+        request: Request<RawBatchScanRequest>,
+    ) -> Reply<RawBatchScanResponse> {
+        let (call, request) = Call::open(request, |request| &request.context);
+        let scan = Scan {
+            ranges: plain_ranges(request.ranges),
+            limit: request.each_limit,
+            key_only: request.key_only,
+            reverse: request.reverse,
+        };
+        finish(
+            call.read(self.raw.scan(&call.context, &request.cf, scan)).await,
+            |kvs| RawBatchScanResponse { kvs, ..Default::default() },
+            |region_error, error| RawBatchScanResponse { region_error, kvs: error_pair(error) },
+        )
+    }
+
+    async fn raw_delete_range(
+        &self,
+        request: Request<RawDeleteRangeRequest>,
+    ) -> Reply<RawDeleteRangeResponse> {
+        let (call, request) = Call::open(request, |request| &request.context);
+        let RawDeleteRangeRequest { start_key, end_key, cf, .. } = request;
+        let (bytes, range) = (start_key.len() + end_key.len(), (&start_key[..], &end_key[..]));
+        let write = |permit| self.raw.delete_range(&call.context, &cf, range, permit);
+        finish(
+            call.write(self.raw.permits(), bytes, write).await,
+            |()| RawDeleteRangeResponse::default(),
+            |region_error, error| RawDeleteRangeResponse { region_error, error },
+        )
+    }
+
+    async fn raw_get_key_ttl(
+        &self,
+        request: Request<RawGetKeyTtlRequest>,
+    ) -> Reply<RawGetKeyTtlResponse> {
+        let (call, request) = Call::open(request, |request| &request.context);
+        let got = call.read(self.raw.key_ttl(&call.context, &request.cf, &request.key)).await;
+        finish(
+            got,
+            |ttl| RawGetKeyTtlResponse {
+                not_found: ttl.is_none(),
+                ttl: ttl.unwrap_or_default(),
+                ..Default::default()
+            },
+            |region_error, error| RawGetKeyTtlResponse {
+                region_error,
+                error,
+                ..Default::default()
+            },
+        )
+    }
+
+    async fn raw_compare_and_swap(&self, request: Request<RawCasRequest>) -> Reply<RawCasResponse> {
+        let (call, request) = Call::open(request, |request| &request.context);
+        let RawCasRequest { key, value, cf, ttl, .. } = request;
+        let bytes = key.len() + value.len();
+        let expected = (!request.previous_not_exist).then_some(request.previous_value);
+        let put = Swap::Put { value, ttl_seconds: ttl };
+        let swap = if request.delete { Swap::Delete } else { put };
+        let swap = CompareAndSwap { key, expected, swap };
+        let write = |permit| self.raw.compare_and_swap(&call.context, &cf, swap, permit);
+        finish(
+            call.write(self.raw.permits(), bytes, write).await,
+            |swapped| RawCasResponse {
+                succeed: swapped.succeeded,
+                previous_not_exist: swapped.previous.is_none(),
+                previous_value: swapped.previous.unwrap_or_default(),
+                ..Default::default()
+            },
+            |region_error, error| RawCasResponse { region_error, error, ..Default::default() },
+        )
+    }
+
+    async fn raw_checksum(
+        &self,
+        request: Request<RawChecksumRequest>,
+    ) -> Reply<RawChecksumResponse> {
+        let (call, request) = Call::open(request, |request| &request.context);
+        let ranges = plain_ranges(request.ranges);
+        let sum = call.read(self.raw.checksum(&call.context, request.algorithm, ranges)).await;
+        finish(
+            sum,
+            |sum| RawChecksumResponse {
+                checksum: sum.checksum,
+                total_kvs: sum.total_pairs,
+                total_bytes: sum.total_bytes,
+                ..Default::default()
+            },
+            |region_error, error| RawChecksumResponse { region_error, error, ..Default::default() },
+        )
+    }
+}
+
+fn plain_ranges(ranges: Vec<KeyRange>) -> Vec<(Bytes, Bytes)> {
+    ranges.into_iter().map(|range| (range.start_key, range.end_key)).collect()
+}
+
+/// The text of an error as replies of pairs carry it; no pair for no text.
+fn error_pair(error: String) -> Vec<KvPair> {
+    if error.is_empty() {
+        return Vec::new();
+    }
+    let error = KeyError { abort: error, ..Default::default() };
+    vec![KvPair { error: Some(error), ..Default::default() }]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,251 @@
+//! The shapes of replies: where a value, a region error, a text and a status stand in each of them.
+//! What the calls mean is told in `raw/scripts`.
+
+use skerry_proto::kvrpcpb::Context;
+use skerry_proto::metapb::{Peer, RegionEpoch};
+use skerry_proto::types::StoreId;
+use skerry_raftstore::engine::memory::MemoryEngine;
+use skerry_raftstore::time::ManualClock;
+use tonic::Code;
+
+use super::*;
+use crate::raw::RawLimits;
+use crate::storage::local::Writer;
+use crate::storage::regions::fixed_regions;
+use crate::storage::{ApiVersion, LocalLimits, LocalStorage};
+
+/// A service of API V1 over a storage with room for one write, whose writer is turned by hand.
+struct World {
+    service: KvService,
+    storage: Arc<LocalStorage>,
+    writer: Writer,
+}
+
+impl World {
+    fn new() -> World {
+        let regions = fixed_regions(ApiVersion::V1, StoreId::new(1), &[2, 3, 4, 5]);
+        let limits = LocalLimits { pending_commands_max: 1, ..LocalLimits::default() };
+        let engine = Arc::new(MemoryEngine::new());
+        let (storage, writer) = LocalStorage::by_hand(engine, StoreId::new(1), regions, limits);
+        let clock = Arc::new(ManualClock::at(1_000_000));
+        let raw = RawStore::new(storage.clone(), ApiVersion::V1, clock, RawLimits::default());
+        World { service: KvService::new(Arc::new(raw)), storage, writer }
+    }
+
+    /// Runs a write, turning the writer once it has been accepted.
+    async fn write<T>(&mut self, call: impl Future<Output = Reply<T>>) -> T {
+        let mut call = std::pin::pin!(call);
+        tokio::select! {
+            biased;
+            reply = &mut call => return reply.expect("a reply").into_inner(),
+            () = async {} => {}
+        }
+        assert!(self.writer.try_round().expect("written"));
+        call.await.expect("a reply").into_inner()
+    }
+
+    async fn put(&mut self, key: &'static str, value: &'static str) {
+        let service = self.service.clone();
+        let reply = self.write(service.raw_put(put(key, value))).await;
+        assert_eq!(reply, RawPutResponse::default());
+    }
+}
+
+fn context() -> Option<Context> {
+    Some(Context {
+        region_id: 2,
+        region_epoch: Some(RegionEpoch { conf_ver: 1, version: 1 }),
+        peer: Some(Peer { id: 3, store_id: 1, ..Default::default() }),
+        ..Default::default()
+    })
+}
+
+/// A context that knows nothing of this store.
+fn stranger() -> Option<Context> {
+    Some(Context::default())
+}
+
+fn put(key: &'static str, value: &'static str) -> Request<RawPutRequest> {
+    let (key, value) = (key.into(), value.into());
+    Request::new(RawPutRequest { context: context(), key, value, ..Default::default() })
+}
+
+fn get(key: &'static str) -> Request<RawGetRequest> {
+    Request::new(RawGetRequest { context: context(), key: key.into(), ..Default::default() })
+}
+
+#[tokio::test]
+async fn a_value_an_empty_value_and_none_are_three_things() {
+    let mut world = World::new();
+    world.put("k", "v").await;
+    world.put("empty", "").await;
+    let service = &world.service;
+    let reply = service.raw_get(get("k")).await.expect("a reply").into_inner();
+    assert_eq!((reply.not_found, &reply.value[..]), (false, &b"v"[..]));
+    let reply = service.raw_get(get("empty")).await.expect("a reply").into_inner();
+    assert_eq!((reply.not_found, &reply.value[..]), (false, &b""[..]));
+    let reply = service.raw_get(get("nothing")).await.expect("a reply").into_inner();
+    assert_eq!((reply.not_found, &reply.value[..]), (true, &b""[..]));
+    assert!(reply.error.is_empty() && reply.region_error.is_none());
+}
+
+#[tokio::test]
+async fn a_request_for_nobody_is_redirected_in_every_reply() {
+    let world = World::new();
+    let service = &world.service;
+    let redirected = |error: Option<skerry_proto::errorpb::Error>| {
+        assert!(error.expect("a region error").store_not_match.is_some());
+    };
+    let request = RawGetRequest { context: stranger(), key: "k".into(), ..Default::default() };
+    let reply = service.raw_get(Request::new(request)).await.expect("a reply").into_inner();
+    assert!(!reply.not_found && reply.error.is_empty());
+    redirected(reply.region_error);
+
+    let (keys, ranges) = (vec!["k".into()], vec![KeyRange::default()]);
+    let request = RawBatchGetRequest { context: None, keys: keys.clone(), ..Default::default() };
+    let reply = service.raw_batch_get(Request::new(request)).await.expect("a reply").into_inner();
+    assert!(reply.pairs.is_empty());
+    redirected(reply.region_error);
+
+    let request = RawScanRequest { context: stranger(), limit: 1, ..Default::default() };
+    let reply = service.raw_scan(Request::new(request)).await.expect("a reply").into_inner();
+    assert!(reply.kvs.is_empty());
+    redirected(reply.region_error);
+
+    let request = RawBatchDeleteRequest { context: None, keys, ..Default::default() };
+    let reply =
+        service.raw_batch_delete(Request::new(request)).await.expect("a reply").into_inner();
+    redirected(reply.region_error);
+
+    let request = RawChecksumRequest { context: None, ranges, ..Default::default() };
+    let reply = service.raw_checksum(Request::new(request)).await.expect("a reply").into_inner();
+    redirected(reply.region_error);
+}
+
+#[tokio::test]
+async fn what_can_never_succeed_is_a_text_or_the_error_of_the_first_pair() {
+    let world = World::new();
+    let service = &world.service;
+    let reply = service.raw_get(get("")).await.expect("a reply").into_inner();
+    assert!(reply.error.contains("0-byte keys") && reply.region_error.is_none());
+    let reply = service.raw_put(put("", "v")).await.expect("a reply").into_inner();
+    assert!(reply.error.contains("0-byte keys"));
+
+    let keys = vec!["k".into(), "".into()];
+    let request = RawBatchGetRequest { context: context(), keys, ..Default::default() };
+    let reply = service.raw_batch_get(Request::new(request)).await.expect("a reply").into_inner();
+    let [KvPair { error: Some(error), .. }] = &reply.pairs[..] else { panic!("{reply:?}") };
+    assert!(error.abort.contains("0-byte keys"));
+
+    let request = RawScanRequest { context: context(), cf: "other".into(), ..Default::default() };
+    let reply = service.raw_scan(Request::new(request)).await.expect("a reply").into_inner();
+    let [KvPair { error: Some(error), .. }] = &reply.kvs[..] else { panic!("{reply:?}") };
+    assert!(error.abort.contains("\"other\" is not served"));
+
+    let pair = |key: &'static str| KvPair { key: key.into(), ..Default::default() };
+    let request = RawBatchPutRequest {
+        context: context(),
+        pairs: vec![pair("a"), pair("b"), pair("c")],
+        ttls: vec![1, 2],
+        ..Default::default()
+    };
+    let reply = service.raw_batch_put(Request::new(request)).await.expect("a reply").into_inner();
+    assert!(reply.error.starts_with("2 TTLs for 3 pairs"), "{}", reply.error);
+}
+
+#[tokio::test]
+async fn fields_with_two_meanings_are_read_as_clients_mean_them() {
+    let mut world = World::new();
+    let service = world.service.clone();
+    let pair =
+        |key: &'static str| KvPair { key: key.into(), value: "v".into(), ..Default::default() };
+    // One TTL for all, besides the old field that some clients still fill.
+    let request = RawBatchPutRequest {
+        context: context(),
+        pairs: vec![pair("a"), pair("b"), pair("c")],
+        ttl: 9,
+        ttls: vec![5],
+        ..Default::default()
+    };
+    world.write(service.raw_batch_put(Request::new(request))).await;
+    let request = RawGetKeyTtlRequest { context: context(), key: "b".into(), ..Default::default() };
+    let reply = service.raw_get_key_ttl(Request::new(request)).await.expect("a reply").into_inner();
+    assert_eq!((reply.ttl, reply.not_found), (5, false));
+
+    // A reverse scan begins at its upper bound.
+    let request = RawScanRequest {
+        context: context(),
+        start_key: "c".into(),
+        end_key: "a".into(),
+        limit: 10,
+        reverse: true,
+        ..Default::default()
+    };
+    let reply = service.raw_scan(Request::new(request)).await.expect("a reply").into_inner();
+    let keys: Vec<_> = reply.kvs.iter().map(|pair| pair.key.clone()).collect();
+    assert_eq!(keys, ["b", "a"]);
+
+    // An expected value counts only if one is expected.
+    let mut request = RawCasRequest {
+        context: context(),
+        key: "a".into(),
+        value: "w".into(),
+        previous_not_exist: true,
+        previous_value: "v".into(),
+        ..Default::default()
+    };
+    let reply = service.raw_compare_and_swap(Request::new(request.clone())).await;
+    let reply = reply.expect("a reply").into_inner();
+    assert!(!reply.succeed && !reply.previous_not_exist);
+    assert_eq!(reply.previous_value, "v");
+    request.previous_not_exist = false;
+    request.delete = true;
+    let reply = world.write(service.raw_compare_and_swap(Request::new(request))).await;
+    assert!(reply.succeed && !reply.previous_not_exist);
+    let reply = service.raw_get(get("a")).await.expect("a reply").into_inner();
+    assert!(reply.not_found);
+}
+
+/// The deadlines are real and short; what comes out does not depend on which of them is met first.
+#[tokio::test]
+async fn a_write_that_found_no_room_is_busy_and_one_that_did_is_unknown() {
+    let mut world = World::new();
+    let service = world.service.clone();
+    let mut by_header = put("k", "v");
+    by_header.metadata_mut().insert("grpc-timeout", "2m".parse().expect("a header"));
+    let mut by_context = put("k", "v");
+    by_context.get_mut().context.get_or_insert_default().max_execution_duration_ms = 1;
+    // Nobody turns the writer: the first takes the only place, and its time runs out there.
+    let (accepted, waiting) = tokio::join!(service.raw_put(by_header), service.raw_put(by_context));
+    let status = accepted.expect_err("its outcome is unknown");
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert!(status.message().contains("outcome is unknown"), "{status}");
+    let error = waiting.expect("a reply").into_inner().region_error.expect("certainly not done");
+    assert!(error.server_is_busy.is_some());
+    // And indeed: the one is done later, the other never.
+    assert!(world.writer.try_round().expect("written"));
+    assert!(!world.writer.try_round().expect("nothing is left"));
+    assert_eq!(world.storage.counts().commands, 1);
+}
+
+#[tokio::test]
+async fn a_lost_request_is_unknown_and_a_stopped_store_is_unavailable() {
+    let World { service, storage, writer } = World::new();
+    // The queue is closed and thrown away with what was accepted: nothing else can lose a request.
+    let lose = async {
+        storage.stop();
+        drop(writer);
+    };
+    let (lost, ()) = tokio::join!(service.raw_put(put("k", "v")), lose);
+    assert_eq!(lost.expect_err("nobody knows").code(), Code::Unknown);
+    assert_eq!(storage.unanswered(), 1);
+    let refused = service.raw_put(put("k", "v")).await.expect_err("not done");
+    assert_eq!(refused.code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn what_is_not_served_says_so() {
+    let world = World::new();
+    let status = world.service.kv_get(Request::new(GetRequest::default())).await;
+    assert_eq!(status.expect_err("not yet").code(), Code::Unimplemented);
+}
