@@ -1,0 +1,38 @@
+//! What the tests of the whole system stand on, and which kind of test to write when.
+//!
+//! | to show that | write | in |
+//! | --- | --- | --- |
+//! | one module does what its header says | a golden script or a unit test | that crate |
+//! | two implementations agree | one script for both, and a mirror under random operations | that crate |
+//! | the course's tests hold, by name | a lab: `test_..._1` | `tests/labs.rs` |
+//! | an engine keeps its word when the power goes | a power cut over its files | `tests/power_loss.rs` |
+//! | the store keeps its word when it is killed or its disk is full | a story of a process | `tests/crashes.rs` |
+//! | the binary behaves: flags, messages, signals, `kill -9` | a story with a real process | `tests/processes.rs` |
+//! | strangers' requests harm nobody | a story with a real process | `tests/bad_input.rs` |
+//! | clients that were not written here work | the same, through that client | `tests/clients.rs` |
+//! | a rule of style that a machine can check | a rule | `tests/tidy.rs` |
+//!
+//! The modules here serve those files: [`process`] starts the binary, [`client`] talks to it, [`power_loss`]
+//! takes its power away, [`wait`] is the only clock. A process test costs a second and can meet a busy
+//! machine, so whatever can be shown without one is shown without one.
+
+pub mod client;
+pub mod power_loss;
+pub mod process;
+pub mod wait;
+
+/// Whether a test that cannot run here must fail instead of saying so: what runs unattended has nobody who
+/// reads what was not tested.
+#[allow(clippy::disallowed_methods)] // Tests ask the environment here and nowhere else.
+pub fn is_unattended() -> bool {
+    std::env::var("CI").is_ok_and(|value| !value.is_empty() && value != "false" && value != "0")
+}
+
+/// Says in one loud line what is not tested on this machine and why; fails where nobody reads it.
+#[track_caller]
+pub fn not_tested(what: &str, why: &str) {
+    let line = format!("NOT TESTED: {what}: {why}");
+    assert!(!is_unattended(), "{line}");
+    // Past the capture of the test runner: a passing test shows nothing of what it prints.
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("\n{line}\n").as_bytes());
+}
