@@ -31,7 +31,10 @@ use rocksdb::{
 pub use self::expiry::RawExpiry;
 pub use self::statistics::{FamilyStatistics, Statistics};
 use self::view::{Holders, RocksView, get, handle};
-use super::{ColumnFamily, Durability, Engine, KeyRange, Operation, TableWriter, View, WriteBatch};
+use super::{
+    ColumnFamily, Durability, Engine, KeyRange, Operation, TableWriter, View, WriteBatch,
+    torn_manifest,
+};
 use crate::config::RocksConfig;
 use crate::{Error, Result};
 
@@ -61,7 +64,8 @@ pub struct RocksEngine {
 impl RocksEngine {
     /// Opens the engine in `directory`, which is created when it is not there. With `raw_expiry`,
     /// expired pairs of family `raw` are dropped in the background. A directory that is damaged, in
-    /// use, of another engine or not readable is an error that says so, and is left as it was.
+    /// use, of another engine or not readable is an error that says so, and is left as it was. What power
+    /// loss leaves is no damage.
     pub fn open(
         directory: &Path,
         config: &RocksConfig,
@@ -70,6 +74,7 @@ impl RocksEngine {
         config.validate()?;
         std::fs::create_dir_all(directory).map_err(|error| Error::directory(directory, error))?;
         let fresh = is_fresh(directory)?;
+        torn_manifest::drop_torn_end(directory)?;
         let shared = options::Shared::new(config);
         let database_options = options::database(config, &shared, fresh);
         if !fresh {
