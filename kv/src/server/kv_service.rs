@@ -255,7 +255,7 @@ fn error_pair(error: String) -> Vec<KvPair> {
         return Vec::new();
     }
     let error = KeyError { abort: error, ..Default::default() };
-    vec![KvPair { error: Some(error), ..Default::default() }]
+    vec![KvPair { error: Some(Box::new(error)), ..Default::default() }]
 }
 
 #[cfg(test)]
