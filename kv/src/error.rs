@@ -80,7 +80,7 @@ pub enum Error {
 
     /// Change the request: one write may not be larger than one entry of the raft log.
     #[error(
-        "a write of {bytes} bytes is over the limit of {bytes_max} bytes (raft-entry-max-size)"
+        "a write of {bytes} bytes is over the limit of {bytes_max} bytes (setting storage.entry-size-max)"
     )]
     EntryTooLarge {
         /// The region of the write.

@@ -164,8 +164,8 @@ async fn play(
 /// The line that programs wait for, and three commands for people.
 fn invitation(config: &Config, data: &Path) -> String {
     let binary = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("skerry"));
-    let here = std::env::current_dir().unwrap_or_default();
-    let binary = binary.strip_prefix(&here).unwrap_or(&binary).display();
+    // Whole, because the other terminal may stand in another directory.
+    let binary = quoted(&binary.display().to_string());
     let scheduler = &config.server.scheduler_addr;
     let ctl = match scheduler == super::ctl::DEFAULT_SCHEDULER {
         true => format!("{binary} ctl"),
@@ -181,9 +181,25 @@ fn invitation(config: &Config, data: &Path) -> String {
     )
 }
 
+/// A word as a shell takes it for one word.
+fn quoted(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+".contains(&byte);
+    match word.bytes().all(plain) {
+        true => word.to_string(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_with_spaces_or_quotes_is_still_one_word_of_a_shell() {
+        assert_eq!(quoted("/opt/skerry-0.1/skerry"), "/opt/skerry-0.1/skerry");
+        assert_eq!(quoted("/home/a b/skerry"), "'/home/a b/skerry'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
 
     #[test]
     fn one_offset_moves_every_port_and_the_store_finds_the_scheduler() {

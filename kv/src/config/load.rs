@@ -169,9 +169,14 @@ fn line_of(text: &str, position: usize) -> usize {
     1 + text.bytes().take(position).filter(|byte| *byte == b'\n').count()
 }
 
-/// Messages of the parser may have several lines; ours have one.
+/// Messages of the parser may have several lines; ours have one. The name of a struct says nothing to who
+/// writes a file.
 fn one_line(message: &str) -> String {
-    message.lines().map(str::trim).collect::<Vec<_>>().join(", ")
+    let line = message.lines().map(str::trim).collect::<Vec<_>>().join(", ");
+    match line.split_once("expected struct ") {
+        Some((before, _)) => format!("{before}expected a table"),
+        None => line,
+    }
 }
 
 #[cfg(test)]

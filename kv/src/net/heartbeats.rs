@@ -38,6 +38,17 @@ pub struct Intervals {
     pub region: Duration,
 }
 
+/// How a beat ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// The scheduler took it.
+    Heard,
+    /// Nobody answered.
+    Alone,
+    /// The scheduler said no: it serves another cluster, or another store, or has buried this one.
+    Refused,
+}
+
 /// The task and what it remembers between ticks.
 pub struct Heartbeats {
     scheduler: Arc<SchedulerClient>,
@@ -48,8 +59,8 @@ pub struct Heartbeats {
     stream: Option<RegionHeartbeats>,
     /// Time left until regions are told again.
     until_regions: Duration,
-    /// Whether the last tick went well, so that only changes are logged.
-    connected: bool,
+    /// How the last beat ended, so that only changes are logged.
+    standing: Standing,
 }
 
 impl Heartbeats {
@@ -68,7 +79,7 @@ impl Heartbeats {
             logger,
             stream: None,
             until_regions,
-            connected: true,
+            standing: Standing::Heard,
         }
     }
 
@@ -113,27 +124,29 @@ impl Heartbeats {
         Ok(())
     }
 
+    /// Says in the log what has changed since the last beat, and nothing else: a scheduler may be away for
+    /// days.
     fn note(&mut self, told: Outcome<()>) {
+        let standing = match &told {
+            Ok(()) => Standing::Heard,
+            Err(Failure::Unreachable(_)) => Standing::Alone,
+            Err(Failure::Refused(_) | Failure::WrongCluster(_)) => Standing::Refused,
+        };
+        if standing != Standing::Heard {
+            self.stream = None;
+        }
+        if std::mem::replace(&mut self.standing, standing) == standing {
+            return;
+        }
         match told {
-            Ok(()) if !self.connected => {
-                info!(self.logger, "the scheduler answers again");
-                self.connected = true;
+            Ok(()) => info!(self.logger, "the scheduler answers again"),
+            Err(Failure::Unreachable(reason)) => {
+                warn!(self.logger, "the scheduler does not answer; serving without it";
+                    "reason" => reason);
             }
-            Ok(()) => {}
-            Err(failure) => {
-                self.stream = None;
-                if !self.connected {
-                    return;
-                }
-                self.connected = false;
-                match failure {
-                    Failure::Unreachable(reason) => {
-                        warn!(self.logger, "the scheduler does not answer; serving without it"; "reason" => reason);
-                    }
-                    refusal => {
-                        error!(self.logger, "the scheduler refuses this store"; "reason" => %refusal)
-                    }
-                }
+            Err(refusal) => {
+                error!(self.logger, "the scheduler refuses this store; serving without it";
+                    "reason" => %refusal);
             }
         }
     }

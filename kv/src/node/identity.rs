@@ -19,7 +19,7 @@ use skerry_proto::types::StoreId;
 use skerry_raftstore::engine::directory::{DataDirectory, Identity};
 use skerry_raftstore::engine::{ColumnFamily, Durability, Engine, KeyRange, WriteBatch};
 use skerry_raftstore::keys;
-use slog::{Logger, info, warn};
+use slog::{Logger, info};
 
 use crate::error::{Error, Result};
 use crate::net::scheduler_client::{Failure, SchedulerClient};
@@ -62,7 +62,7 @@ pub(super) async fn establish(
             let path = directory.path().to_path_buf();
             Error::Store(skerry_raftstore::Error::DirectoryMismatch { path, reason })
         })?;
-        check_cluster(directory, scheduler, logger).await?;
+        check_cluster(directory, scheduler).await?;
         scheduler.expect_cluster(cluster_id);
         let store_id = StoreId::new(store_id);
         let regions = read_regions(engine, store_id)?;
@@ -87,20 +87,13 @@ pub(super) async fn establish(
 }
 
 /// Refuses a scheduler of another cluster. One that does not answer is asked again by the heartbeats.
-async fn check_cluster(
-    directory: &DataDirectory,
-    scheduler: &SchedulerClient,
-    logger: &Logger,
-) -> Result<()> {
+async fn check_cluster(directory: &DataDirectory, scheduler: &SchedulerClient) -> Result<()> {
     match scheduler.cluster_id().await {
         Ok(cluster_id) => {
             let found = Identity { cluster_id: Some(cluster_id), ..Identity::default() };
             Ok(directory.set_identity(found)?)
         }
-        Err(Failure::Unreachable(reason)) => {
-            warn!(logger, "the scheduler does not answer; serving without it"; "reason" => reason);
-            Ok(())
-        }
+        Err(Failure::Unreachable(_)) => Ok(()),
         Err(failure) => Err(Error::from(failure)),
     }
 }
