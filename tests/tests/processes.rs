@@ -173,6 +173,18 @@ async fn a_store_of_another_cluster_is_refused_and_keeps_its_data() {
 }
 
 #[test]
+fn a_second_standalone_store_is_refused_and_the_first_goes_on() {
+    let ground = Ground::new();
+    let scheduler = ground.scheduler().start();
+    let first = ground.server(scheduler.addresses().scheduler).start();
+    let second = ground.server(scheduler.addresses().scheduler);
+    second.with("--data-dir", ground.path("second")).run_to_end().assert_refused(&["standalone"]);
+
+    ctl(scheduler.addresses().scheduler, &["raw", "put", "mine", "first"]).assert_clean();
+    first.stop().assert_clean();
+}
+
+#[test]
 fn the_api_version_is_fixed_when_the_cluster_is_bootstrapped() {
     let ground = Ground::new();
     ground.playground().with("--api-version", "2").start().stop().assert_clean();
