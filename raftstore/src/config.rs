@@ -416,6 +416,126 @@ const RECOVERY: &str = "Threads that read the log when the store starts.";
 const LOG_COMPRESSION: &str = "Batches of log entries above this size are compressed with lz4. 0 \
     turns it off.";
 
+/// `[raftstore]`: replication. Times are in ticks, so that a simulator can turn them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RaftConfig {
+    /// Milliseconds of a tick.
+    pub tick_ms: u64,
+    /// Ticks between a leader's heartbeats.
+    pub heartbeat_ticks: usize,
+    /// Silence after which a follower seeks election, at least; at most twice that.
+    pub election_ticks: usize,
+    /// Raft workers.
+    pub workers: usize,
+    /// Apply workers.
+    pub apply_workers: usize,
+    /// Messages that an actor takes at a time.
+    pub batch_messages_max: usize,
+    /// Largest entry of the log; a larger write is refused.
+    pub entry_size_max: ByteSize,
+    /// Entries that a raft message carries, in bytes.
+    pub message_size_max: ByteSize,
+    /// Appends to a follower that may be on their way.
+    pub inflight_messages_max: usize,
+    /// Entries that are handed to apply at a time, in bytes.
+    pub apply_size_max: ByteSize,
+    /// Entries of one region kept in memory, in bytes.
+    pub entry_cache_size: ByteSize,
+    /// Ticks between looks at the log's length.
+    pub log_gc_ticks: u64,
+    /// Entries that everybody has before the log is cut.
+    pub log_gc_threshold: u64,
+    /// Entries at which the log is cut although a follower still needs them.
+    pub log_gc_count_max: u64,
+    /// Bytes written to a region before its size is looked at.
+    pub split_check_size: ByteSize,
+    /// Size of the parts into which a region is cut.
+    pub split_size: ByteSize,
+    /// Size above which a region is cut.
+    pub region_size_max: ByteSize,
+    /// Keys above which a region is cut.
+    pub region_keys_max: u64,
+    /// Whether the right part of a cut region keeps its id.
+    pub right_derive: bool,
+    /// Ticks a read may wait before it is refused.
+    pub read_wait_ticks: u64,
+    /// Ticks without a leader after which a replica asks whether it still belongs.
+    pub stale_peer_ticks: u64,
+    /// Ticks between reports to the scheduler.
+    pub report_ticks: u64,
+}
+
+impl Default for RaftConfig {
+    fn default() -> RaftConfig {
+        RaftConfig {
+            tick_ms: 100,
+            heartbeat_ticks: 2,
+            election_ticks: 10,
+            workers: 2,
+            apply_workers: 2,
+            batch_messages_max: 256,
+            entry_size_max: ByteSize::mib(8),
+            message_size_max: ByteSize::mib(1),
+            inflight_messages_max: 256,
+            apply_size_max: ByteSize::mib(16),
+            entry_cache_size: ByteSize::mib(4),
+            log_gc_ticks: 30,
+            log_gc_threshold: 50,
+            log_gc_count_max: 72_000,
+            split_check_size: ByteSize::mib(6),
+            split_size: ByteSize::mib(96),
+            region_size_max: ByteSize::mib(144),
+            region_keys_max: 1_440_000,
+            right_derive: true,
+            read_wait_ticks: 50,
+            stale_peer_ticks: 600,
+            report_ticks: 600,
+        }
+    }
+}
+
+impl RaftConfig {
+    /// The TOML table.
+    pub const SECTION: &'static str = "raftstore";
+
+    /// How long a leader may answer reads after a round of its followers' answers: less than the shortest
+    /// silence after which one of them seeks election, with a tenth to spare for clocks that drift.
+    pub fn lease(&self) -> std::time::Duration {
+        let ticks = u64::try_from(self.election_ticks - 1).expect("a small number");
+        std::time::Duration::from_millis(ticks * self.tick_ms * 9 / 10)
+    }
+
+    /// Refuses what cannot work, with the key and what is allowed.
+    pub fn validate(&self) -> Result<()> {
+        let check = Check { section: Self::SECTION };
+        check.within("tick-ms", self.tick_ms, 10..=10_000)?;
+        check.within("heartbeat-ticks", self.heartbeat_ticks, 1..=100)?;
+        check.within("election-ticks", self.election_ticks, 3 * self.heartbeat_ticks..=1_000)?;
+        check.within("workers", self.workers, 1..=64)?;
+        check.within("apply-workers", self.apply_workers, 1..=64)?;
+        check.within("batch-messages-max", self.batch_messages_max, 1..=65_536)?;
+        check.within(
+            "entry-size-max",
+            self.entry_size_max,
+            ByteSize::kib(1)..=ByteSize::mib(64),
+        )?;
+        check.within("message-size-max", self.message_size_max, ByteSize(1)..=ByteSize::mib(32))?;
+        check.within("inflight-messages-max", self.inflight_messages_max, 1..=16_384)?;
+        check.within("log-gc-ticks", self.log_gc_ticks, 1..=1_000_000)?;
+        check.within("log-gc-threshold", self.log_gc_threshold, 1..=1_000_000)?;
+        let counts = self.log_gc_threshold..=1_000_000_000;
+        check.within("log-gc-count-max", self.log_gc_count_max, counts)?;
+        let sizes = self.split_size..=ByteSize::gib(64);
+        check.within("region-size-max", self.region_size_max, sizes)?;
+        check.within("split-size", self.split_size, ByteSize(1)..=ByteSize::gib(64))?;
+        check.within("region-keys-max", self.region_keys_max, 2..=1_000_000_000)?;
+        check.within("read-wait-ticks", self.read_wait_ticks, 1..=1_000_000)?;
+        check.within("stale-peer-ticks", self.stale_peer_ticks, 20..=10_000_000)?;
+        check.within("report-ticks", self.report_ticks, 1..=1_000_000)
+    }
+}
+
 /// Compares values with their limits and words the refusal.
 struct Check {
     section: &'static str,

@@ -5,6 +5,9 @@
 //! | data key | `z`, key of the region | what the family says | `default`, `lock`, `write`, `raw` |
 //! | named raw key | `x` or `y`, key of the region | a raw value | `raw` |
 //! | region state | `01 01`, region id (8 bytes) | `raft_serverpb.RegionLocalState` | `raft` |
+//! | apply state | `01 02`, region id | `raft_serverpb.RaftApplyState` | `raft` |
+//! | raft state of an accepted snapshot | `01 03`, region id | `raft_serverpb.RaftLocalState` | `raft` |
+//! | incarnation of the store | `01 04` | how often it was started (8 bytes) | `raft` |
 //!
 //! *Key of the region* is what region boundaries are compared with: the user's key, encoded or not
 //! as the API version says. Region ids are big-endian so that a scan meets regions in the order of
@@ -70,6 +73,12 @@ const LOCAL_PREFIX: u8 = 0x01;
 
 /// Second byte of local keys.
 const REGION_STATE: u8 = 0x01;
+const APPLY_STATE: u8 = 0x02;
+const SNAPSHOT_RAFT_STATE: u8 = 0x03;
+const INCARNATION: u8 = 0x04;
+
+/// How often the store was started.
+pub const STORE_INCARNATION: &[u8] = &[LOCAL_PREFIX, INCARNATION];
 
 /// Where the engine keeps `key`.
 pub fn data_key(key: &[u8]) -> Bytes {
@@ -89,8 +98,22 @@ pub fn data_range(start: &[u8], end: &[u8]) -> (Bytes, Bytes) {
 
 /// What this store knows of one region.
 pub fn region_state(region_id: u64) -> Bytes {
+    of_region(REGION_STATE, region_id)
+}
+
+/// How far a region is applied.
+pub fn apply_state(region_id: u64) -> Bytes {
+    of_region(APPLY_STATE, region_id)
+}
+
+/// The raft state that came with a snapshot, kept until the snapshot is installed.
+pub fn snapshot_raft_state(region_id: u64) -> Bytes {
+    of_region(SNAPSHOT_RAFT_STATE, region_id)
+}
+
+fn of_region(kind: u8, region_id: u64) -> Bytes {
     let mut bytes = Vec::with_capacity(10);
-    bytes.extend_from_slice(&[LOCAL_PREFIX, REGION_STATE]);
+    bytes.extend_from_slice(&[LOCAL_PREFIX, kind]);
     bytes.extend_from_slice(&region_id.to_be_bytes());
     bytes.into()
 }

@@ -107,9 +107,10 @@ pub fn entropy() -> u64 {
 ///
 /// The name may have at most 15 bytes, the most that Linux shows.
 #[allow(clippy::disallowed_methods)] // This is the door.
-pub fn spawn<F>(name: &str, body: F) -> std::thread::JoinHandle<()>
+pub fn spawn<F, T>(name: &str, body: F) -> std::thread::JoinHandle<T>
 where
-    F: FnOnce() + Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
 {
     assert!(name.len() <= 15, "thread name {name:?} would be cut");
     let guard_name = name.to_string();
@@ -117,8 +118,9 @@ where
         .name(name.to_string())
         .spawn(move || {
             let guard = PanicGuard { thread: guard_name };
-            body();
+            let result = body();
             std::mem::forget(guard);
+            result
         })
         .unwrap_or_else(|error| fatal(&format!("thread {name} could not be started: {error}")))
 }

@@ -30,11 +30,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use skerry_proto::region::KeyBounds;
 
 use crate::Result;
 
 pub mod directory;
-mod files;
+pub(crate) mod files;
 pub mod log;
 pub mod memory;
 pub mod rocks;
@@ -124,6 +125,15 @@ impl KeyRange {
     }
 }
 
+impl From<KeyBounds<'_>> for KeyRange {
+    fn from(bounds: KeyBounds<'_>) -> KeyRange {
+        KeyRange {
+            start: Bytes::copy_from_slice(bounds.start),
+            end: Bytes::copy_from_slice(bounds.end),
+        }
+    }
+}
+
 /// What must be true when a write returns (contract, 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
@@ -184,6 +194,11 @@ impl WriteBatch {
     /// The changes, in order.
     pub fn operations(&self) -> &[Operation] {
         &self.operations
+    }
+
+    /// The changes, in order, given away.
+    pub fn into_operations(self) -> Vec<Operation> {
+        self.operations
     }
 
     /// Whether there is nothing to do.

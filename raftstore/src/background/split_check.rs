@@ -1,0 +1,112 @@
+//! Where a region that has grown should be cut.
+//!
+//! 1. Its size is estimated; most looks end here.
+//! 2. Its largest map of keys is walked, and keys are taken where equal parts of it end.
+//! 3. A key becomes a boundary in the form that clients expect: a whole encoded key, without the timestamp of
+//!    a version, so that the versions of one key stay together.
+
+use bytes::Bytes;
+use skerry_proto::codec;
+use skerry_proto::metapb;
+
+use crate::Result;
+use crate::engine::{ColumnFamily, KeyRange, View};
+use crate::environment::Environment;
+use crate::keys::{self, DataSpace};
+
+/// Parts that one look may ask for.
+const PARTS_MAX: u64 = 10;
+/// Bytes of a key of raw pairs that make its boundary.
+const RAW_PREFIX_BYTES: usize = 8;
+
+/// Keys at which `region` should be cut, none if it need not be; and its size.
+pub(super) fn find_keys(
+    environment: &Environment,
+    region: &metapb::Region,
+) -> Result<(Vec<Bytes>, u64)> {
+    let config = &environment.config;
+    let view = environment.engine.view();
+    let mut total = Extent::default();
+    let mut largest = (Extent::default(), None);
+    for (family, range) in maps(region) {
+        let extent = measure(view.as_ref(), family, &range)?;
+        total.bytes += extent.bytes;
+        total.keys += extent.keys;
+        if extent.bytes >= largest.0.bytes {
+            largest = (extent, Some((family, range)));
+        }
+    }
+    let is_large =
+        total.bytes > config.region_size_max.bytes() || total.keys > config.region_keys_max;
+    let (extent, Some((family, range))) = largest else { return Ok((Vec::new(), 0)) };
+    if !is_large {
+        return Ok((Vec::new(), total.bytes));
+    }
+    let parts = (total.bytes / config.split_size.bytes()).clamp(2, PARTS_MAX);
+    let step = (extent.bytes / parts).max(1);
+    let keys = keys_at(view.as_ref(), family, &range, step, region)?;
+    Ok((keys, total.bytes))
+}
+
+#[derive(Clone, Copy, Default)]
+struct Extent {
+    bytes: u64,
+    keys: u64,
+}
+
+/// The maps of keys that a region consists of.
+fn maps(region: &metapb::Region) -> impl Iterator<Item = (ColumnFamily, KeyRange)> {
+    ColumnFamily::DATA.into_iter().flat_map(move |family| {
+        DataSpace::ALL.into_iter().map(move |space| {
+            let (start, end) = space.range(&region.start_key, &region.end_key);
+            (family, KeyRange { start, end })
+        })
+    })
+}
+
+fn measure(view: &dyn View, family: ColumnFamily, range: &KeyRange) -> Result<Extent> {
+    let mut extent = Extent::default();
+    let mut cursor = view.cursor(family, range)?;
+    let mut standing = cursor.seek_to_first()?;
+    while standing {
+        extent.bytes += (cursor.key().len() + cursor.value().len()) as u64;
+        extent.keys += 1;
+        standing = cursor.next()?;
+    }
+    Ok(extent)
+}
+
+/// A boundary behind every `step` bytes.
+fn keys_at(
+    view: &dyn View,
+    family: ColumnFamily,
+    range: &KeyRange,
+    step: u64,
+    region: &metapb::Region,
+) -> Result<Vec<Bytes>> {
+    let (mut keys, mut bytes): (Vec<Bytes>, u64) = (Vec::new(), 0);
+    let mut cursor = view.cursor(family, range)?;
+    let mut standing = cursor.seek_to_first()?;
+    while standing {
+        if bytes >= step {
+            let boundary = boundary_of(cursor.key());
+            let last = keys.last().unwrap_or(&region.start_key);
+            if boundary > *last && region.contains_key(&boundary) {
+                keys.push(boundary);
+                bytes = 0;
+            }
+        }
+        bytes += (cursor.key().len() + cursor.value().len()) as u64;
+        standing = cursor.next()?;
+    }
+    Ok(keys)
+}
+
+/// The boundary in front of a data key, or not far behind.
+fn boundary_of(data_key: &[u8]) -> Bytes {
+    let key = keys::region_key(data_key).expect("data keys have a prefix");
+    match codec::decode_bytes(key) {
+        Ok((_, rest)) => Bytes::copy_from_slice(&key[..key.len() - rest.len()]),
+        Err(_) => codec::encode_bytes(&key[..key.len().min(RAW_PREFIX_BYTES)]).into(),
+    }
+}

@@ -1,0 +1,61 @@
+//! Cutting the log in front of what everybody has.
+//!
+//! The leader proposes the cut, so that all replicas agree on where their logs begin. Entries go later, in the
+//! background, when the data engine has made what they stand for durable.
+//!
+//! **Invariant.** The cut is never behind what is applied, nor behind an entry that a snapshot in flight will
+//! need; a follower that lags is waited for until the log is too long.
+
+use raft::ProgressState;
+use skerry_proto::raft_cmdpb::{CompactLogRequest, admin_request};
+
+use super::Peer;
+use crate::message::{AdminDone, Waiters};
+use crate::reply::{Refusal, Reply};
+
+impl Peer {
+    /// Looks at the log's length from time to time.
+    pub(super) fn tick_log_gc(&mut self) {
+        let config = &self.environment.config;
+        if !self.ticks.is_multiple_of(config.log_gc_ticks) || !self.is_leader() {
+            return;
+        }
+        let truncated = self.raft_group.store().truncated().index;
+        let (everybody, limit) = (self.replicated(), self.cut_limit());
+        let length = limit.saturating_sub(truncated);
+        let index = if length > config.log_gc_count_max { limit } else { everybody.min(limit) };
+        if index.saturating_sub(truncated) >= config.log_gc_threshold {
+            self.propose_compaction(index, None);
+        }
+    }
+
+    /// What all peers have.
+    fn replicated(&self) -> u64 {
+        let progress = self.raft_group.raft.prs().iter().map(|(_, progress)| progress.matched);
+        progress.min().unwrap_or(0)
+    }
+
+    /// No cut may go further.
+    fn cut_limit(&self) -> u64 {
+        let in_flight = self.raft_group.raft.prs().iter().filter_map(|(_, progress)| {
+            (progress.state == ProgressState::Snapshot).then_some(progress.pending_snapshot)
+        });
+        let building = self.raft_group.store().has_snapshot_order();
+        let building = building.then(|| self.raft_group.store().truncated().index);
+        in_flight.chain(building).fold(self.applied.applied_index, u64::min)
+    }
+
+    /// Proposes that entries up to `index` go.
+    pub(super) fn propose_compaction(&mut self, index: u64, reply: Option<Reply<AdminDone>>) {
+        let store = self.raft_group.store();
+        let allowed = store.truncated().index + 1..=self.applied.applied_index;
+        if !allowed.contains(&index) {
+            let reason = format!("entries {allowed:?} may go");
+            return Waiters::Admin(reply).refuse(Refusal::Admin(reason));
+        }
+        let compact_term = raft::Storage::term(store, index).expect("it is in the log");
+        let request = CompactLogRequest { compact_index: index, compact_term };
+        let data = self.encode_admin(admin_request::Command::CompactLog(request));
+        self.propose(data, Waiters::Admin(reply));
+    }
+}

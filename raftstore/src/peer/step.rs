@@ -1,0 +1,179 @@
+//! Messages from other replicas: who may speak, and what raft may hear.
+//!
+//! The crate panics on some well-formed messages, and trusts what it is told. So a message is looked at first:
+//! sender and receiver, then the kind, then the shape. What does not fit is dropped; raft repeats what
+//! matters.
+//!
+//! **Invariant.** A heartbeat of the current leader that says more is committed than this replica has means
+//! that the replica lost entries it had acknowledged. It stops the process, naming the region.
+
+use protobuf::Message as _;
+use raft::eraftpb::{Message, MessageType};
+use skerry_proto::metapb;
+use skerry_proto::raft_serverpb::{ExtraMessage, ExtraMessageType, RaftMessage};
+use slog::{debug, warn};
+
+use super::Peer;
+use crate::effects::Effects;
+
+impl Peer {
+    /// A message of another replica, already known to be for this store.
+    pub fn step(&mut self, envelope: RaftMessage, effects: &mut Effects) {
+        if !self.is_touchable() {
+            return;
+        }
+        let (Some(from), Some(to)) = (envelope.from_peer, envelope.to_peer) else { return };
+        if to.id != self.peer.id {
+            // A newer replica was meant: the region does not count this one any more.
+            if to.id > self.peer.id {
+                self.end("a newer replica is wanted in its place", effects);
+            }
+            return;
+        }
+        let epoch = envelope.region_epoch.unwrap_or_default();
+        if envelope.is_tombstone {
+            return self.told_to_end(&epoch, effects);
+        }
+        if self.is_former_member(&from, &epoch) {
+            return self.send_tombstone(from, &envelope, effects);
+        }
+        self.named_in = self.named_in.max(epoch.conf_ver);
+        self.addresses.insert(from.peer_id(), from);
+        self.heard.insert(from.peer_id(), self.ticks);
+        if let Some(extra) = &envelope.extra_msg {
+            return self.step_extra(from, extra);
+        }
+        let Ok(message) = Message::parse_from_bytes(&envelope.message) else {
+            warn!(self.environment.logger, "a message that cannot be read"; "from" => %from);
+            return;
+        };
+        if message.from == from.id && message.to == to.id && self.may_hear(&message) {
+            self.step_raft(message, effects);
+        }
+    }
+
+    /// Whether the sender was removed from the region and does not know it.
+    fn is_former_member(&self, from: &metapb::Peer, epoch: &metapb::RegionEpoch) -> bool {
+        self.is_initialised()
+            && epoch.conf_ver < self.region().epoch().conf_ver
+            && self.region().peer_by_id(from.peer_id()).is_none()
+    }
+
+    fn send_tombstone(&self, to: metapb::Peer, heard: &RaftMessage, effects: &mut Effects) {
+        effects.send.push(tombstone_for(to, heard, self.peer, self.region().epoch()));
+    }
+
+    fn step_extra(&mut self, from: metapb::Peer, extra: &ExtraMessage) {
+        // A member that asks whether it still is one: it is, so its leader has to find it again.
+        if extra.r#type() == ExtraMessageType::MsgCheckStalePeer {
+            debug!(self.environment.logger, "a lonely replica asks"; "from" => %from);
+        }
+    }
+
+    /// The kinds that come from the network, in the shapes that the crate can bear.
+    fn may_hear(&self, message: &Message) -> bool {
+        use MessageType::{
+            MsgAppend, MsgAppendResponse, MsgHeartbeat, MsgHeartbeatResponse, MsgReadIndex,
+            MsgReadIndexResp, MsgRequestPreVote, MsgRequestPreVoteResponse, MsgRequestVote,
+            MsgRequestVoteResponse, MsgSnapshot, MsgTimeoutNow, MsgTransferLeader,
+        };
+        match message.get_msg_type() {
+            MsgAppend => is_contiguous(message) && self.keeps_committed(message),
+            MsgReadIndex | MsgReadIndexResp => message.entries.len() == 1,
+            MsgHeartbeat => self.has_what_is_committed(message),
+            MsgRequestVote | MsgRequestPreVote => self.deaf_ticks == 0,
+            MsgSnapshot => message.has_snapshot(),
+            MsgAppendResponse
+            | MsgHeartbeatResponse
+            | MsgRequestVoteResponse
+            | MsgRequestPreVoteResponse
+            | MsgTimeoutNow
+            | MsgTransferLeader => true,
+            _ => false,
+        }
+    }
+
+    /// An append of the current term must not contradict what is committed here.
+    fn keeps_committed(&self, message: &Message) -> bool {
+        message.index.checked_add(message.entries.len() as u64).is_some()
+    }
+
+    fn has_what_is_committed(&self, message: &Message) -> bool {
+        let raft = &self.raft_group.raft;
+        let last = raft.raft_log.last_index();
+        if message.commit <= last {
+            return true;
+        }
+        // Of an old leader, or of one that stood for election on the word of a stranger: not to be believed.
+        assert!(
+            message.term != raft.term || raft.leader_id != message.from,
+            "{} has lost acknowledged entries: its log ends with {last}, its leader knows that it had {}",
+            self.region(),
+            message.commit
+        );
+        false
+    }
+
+    fn step_raft(&mut self, message: Message, effects: &mut Effects) {
+        let kind = message.get_msg_type();
+        if kind == MessageType::MsgSnapshot && !self.may_accept(&message, effects) {
+            return;
+        }
+        if kind == MessageType::MsgTransferLeader {
+            // From a follower that wants to lead; only the scheduler may want that.
+            return;
+        }
+        if kind == MessageType::MsgTimeoutNow
+            && !(self.unpersisted.is_empty()
+                && self.handed == self.applied.applied_index
+                && self.installing.is_none())
+        {
+            // It would campaign with an old configuration, lead with entries that are not durable, or ask for
+            // entries that its snapshot stands for.
+            return;
+        }
+        let stepped = self.raft_group.step(message);
+        if let Err(error) = stepped {
+            debug!(self.environment.logger, "raft refuses a message"; "kind" => ?kind, "error" => %error);
+        }
+        self.pin_election_timeout();
+        if kind == MessageType::MsgSnapshot {
+            self.release_refused_snapshot(effects);
+        }
+        self.note_role(effects);
+    }
+
+    /// A message could not be delivered.
+    pub fn unreachable(&mut self, to: u64) {
+        if self.is_touchable() {
+            self.raft_group.report_unreachable(to);
+        }
+    }
+}
+
+/// Tells a replica that it is no member any more, as somebody who knows a newer epoch.
+pub fn tombstone_for(
+    to: metapb::Peer,
+    heard: &RaftMessage,
+    from: metapb::Peer,
+    epoch: metapb::RegionEpoch,
+) -> RaftMessage {
+    RaftMessage {
+        region_id: heard.region_id,
+        from_peer: Some(from),
+        to_peer: Some(to),
+        region_epoch: Some(epoch),
+        is_tombstone: true,
+        ..RaftMessage::default()
+    }
+}
+
+/// Entries follow each other and the entry that they are to be appended to.
+fn is_contiguous(message: &Message) -> bool {
+    let mut previous = Some(message.index);
+    message.entries.iter().all(|entry| {
+        let follows = previous.and_then(|index| index.checked_add(1)) == Some(entry.index);
+        previous = Some(entry.index);
+        follows && entry.term <= message.term
+    })
+}

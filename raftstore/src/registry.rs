@@ -1,0 +1,192 @@
+//! Reads on the caller's thread: a leader whose lease is valid serves them without a hop to its worker.
+//!
+//! The registry maps a region to its [`ReadDelegate`], which is immutable but for a few atomics. A change of
+//! region, term or role replaces the delegate; the old one is made invalid first. A read
+//!
+//! 1. takes the delegate,
+//! 2. takes the view,
+//! 3. reads the clock,
+//! 4. checks: valid, region and epoch, term, lease, and that the leader has applied what it has promised
+//!    to followers.
+//!
+//! **Invariant.** In this order: a thread that sleeps between any two steps serves an old view only if the
+//! lease was still valid after the view was taken, and then nobody else had written yet.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use skerry_proto::metapb;
+use skerry_proto::types::{PeerId, RegionId, Term};
+
+use crate::engine::{Engine, View};
+use crate::message::{CommandContext, RegionView};
+use crate::planted::Planted;
+use crate::reply::Refusal;
+use crate::time::Clock;
+
+/// What a reading thread knows of a replica that leads.
+#[derive(Debug)]
+pub struct ReadDelegate {
+    /// The region.
+    pub region: Arc<metapb::Region>,
+    /// The replica.
+    pub peer: metapb::Peer,
+    /// The term in which it leads.
+    pub term: u64,
+    /// Cleared for ever before the replica changes.
+    valid: AtomicBool,
+    /// End of the lease on the store's clock, in nanoseconds; 0 for none.
+    lease: AtomicU64,
+    /// What is applied here.
+    applied: AtomicU64,
+    /// What followers that serve reads may have applied, if the leader has told any to read: it must have
+    /// applied that too before it serves anybody.
+    read_floor: AtomicU64,
+    planted: Option<Planted>,
+}
+
+impl ReadDelegate {
+    /// A delegate without a lease.
+    pub fn new(
+        region: Arc<metapb::Region>,
+        peer: metapb::Peer,
+        term: u64,
+        planted: Option<Planted>,
+    ) -> ReadDelegate {
+        ReadDelegate {
+            planted,
+            region,
+            peer,
+            term,
+            valid: AtomicBool::new(true),
+            lease: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+            read_floor: AtomicU64::new(0),
+        }
+    }
+
+    /// Serves nobody any more.
+    pub fn invalidate(&self) {
+        self.valid.store(false, Ordering::SeqCst);
+    }
+
+    /// Sets the end of the lease.
+    pub fn set_lease(&self, until: Duration) {
+        let nanoseconds = u64::try_from(until.as_nanos()).expect("five hundred years");
+        self.lease.store(nanoseconds, Ordering::SeqCst);
+    }
+
+    /// Notes what is applied.
+    pub fn set_applied(&self, index: u64) {
+        self.applied.store(index, Ordering::SeqCst);
+    }
+
+    /// Raises the floor.
+    pub fn raise_read_floor(&self, index: u64) {
+        self.read_floor.fetch_max(index, Ordering::SeqCst);
+    }
+
+    /// The floor, for the next delegate of the same leader.
+    pub fn read_floor(&self) -> u64 {
+        self.read_floor.load(Ordering::SeqCst)
+    }
+
+    /// Whether a view that was taken before `now` may be served.
+    pub fn holds(&self, now: Duration) -> bool {
+        let mut lease = Duration::from_nanos(self.lease.load(Ordering::SeqCst));
+        let mut promised = self.read_floor.load(Ordering::SeqCst);
+        if self.planted == Some(Planted::StaleLease) && !lease.is_zero() {
+            lease += Duration::from_secs(10);
+        }
+        if self.planted == Some(Planted::ReadFloorIgnored) {
+            promised = 0;
+        }
+        self.valid.load(Ordering::SeqCst)
+            && now < lease
+            && self.applied.load(Ordering::SeqCst) >= promised
+    }
+}
+
+/// Delegates of all regions that are led from this store.
+#[derive(Debug, Default)]
+pub struct Registry {
+    delegates: DashMap<RegionId, Arc<ReadDelegate>>,
+}
+
+impl Registry {
+    /// The delegate of a region.
+    pub fn get(&self, region_id: RegionId) -> Option<Arc<ReadDelegate>> {
+        self.delegates.get(&region_id).map(|delegate| delegate.clone())
+    }
+
+    /// Puts a delegate in the place of the one before it.
+    pub fn set(&self, delegate: Arc<ReadDelegate>) {
+        let former = self.delegates.insert(delegate.region.region_id(), delegate);
+        former.into_iter().for_each(|former| former.invalidate());
+    }
+
+    /// Takes the delegate away, if there is one.
+    pub fn remove(&self, region_id: RegionId) {
+        if let Some((_, former)) = self.delegates.remove(&region_id) {
+            former.invalidate();
+        }
+    }
+
+    /// Lets a region's delegate serve nobody any more, before its range changes.
+    pub fn invalidate(&self, region_id: RegionId) {
+        self.get(region_id).into_iter().for_each(|delegate| delegate.invalidate());
+    }
+}
+
+/// Serves reads on whatever thread calls it.
+#[derive(Clone)]
+pub struct LocalReader {
+    registry: Arc<Registry>,
+    engine: Arc<dyn Engine>,
+    clock: Arc<dyn Clock>,
+}
+
+impl LocalReader {
+    /// A reader of this store.
+    pub fn new(
+        registry: Arc<Registry>,
+        engine: Arc<dyn Engine>,
+        clock: Arc<dyn Clock>,
+    ) -> LocalReader {
+        LocalReader { registry, engine, clock }
+    }
+
+    /// A view, if this store leads the region and its lease is valid. `None`: go to the raft worker.
+    pub fn read(
+        &self,
+        context: &CommandContext,
+    ) -> Option<std::result::Result<RegionView, Refusal>> {
+        let delegate = self.registry.get(context.region_id)?;
+        let view: Arc<dyn View> = self.engine.view();
+        let now = self.clock.monotonic();
+        if !delegate.holds(now) {
+            return None;
+        }
+        Some(check(&delegate, context).map(|()| RegionView {
+            view,
+            region: delegate.region.clone(),
+            term: Term::new(delegate.term),
+        }))
+    }
+}
+
+fn check(delegate: &ReadDelegate, context: &CommandContext) -> std::result::Result<(), Refusal> {
+    let (asked, present) = (context.peer_id, delegate.peer.peer_id());
+    if asked != PeerId::default() && asked != present {
+        return Err(Refusal::PeerMismatch { asked, present });
+    }
+    if context.epoch.version != delegate.region.epoch().version {
+        return Err(Refusal::EpochNotMatch(vec![delegate.region.clone()]));
+    }
+    match context.term {
+        Some(term) if term.get() != delegate.term => Err(Refusal::StaleCommand),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,319 @@
+//! A store that is turned by threads: one for each actor, and one that ticks.
+//!
+//! Each thread waits for messages, lets its actor take a batch, and carries what it wants to the queues of
+//! the others, to the network and to the scheduler. Nothing else in this crate starts a thread.
+//!
+//! A stop closes the queues, joins the threads and answers everybody who still waits: what was not proposed is
+//! refused, the rest is unknown.
+//!
+//! **Invariant.** An error of an actor ends the process: below raft nobody can mend it, and a restart finds all
+//! that was acknowledged.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use skerry_proto::raft_serverpb::RaftMessage;
+use skerry_proto::types::{PeerId, RegionId};
+
+use super::inbox::Inbox;
+use super::{Store, worker};
+use crate::apply;
+use crate::effects::Effects;
+use crate::environment::{Counters, Environment};
+use crate::message::{
+    Applied, ApplyMessage, BackgroundTask, Command, LogTask, Persisted, StoreMessage, WorkerMessage,
+};
+use crate::outside::{SchedulerClient, Transport};
+use crate::registry::LocalReader;
+use crate::reply::Refusal;
+use crate::time::{fatal, spawn};
+
+/// Messages from outside that may wait for a raft worker.
+const WORKER_ROOM: usize = 40_960;
+
+/// The queues, and the way out.
+struct Queues {
+    environment: Environment,
+    workers: Vec<Inbox<WorkerMessage>>,
+    ticks_waiting: Vec<AtomicBool>,
+    log: Inbox<LogTask>,
+    appliers: Vec<Inbox<ApplyMessage>>,
+    store: Inbox<StoreMessage>,
+    background: Inbox<BackgroundTask>,
+    transport: Arc<dyn Transport>,
+    scheduler: Arc<dyn SchedulerClient>,
+}
+
+/// A running store, for those who use it. Cloning copies a reference.
+#[derive(Clone)]
+pub struct StoreHandle {
+    queues: Arc<Queues>,
+}
+
+/// A running store, for the one who stops it.
+pub struct RunningStore {
+    handle: StoreHandle,
+    stop_ticking: Sender<()>,
+    threads: Vec<JoinHandle<Option<Stopped>>>,
+}
+
+/// What a thread hands back when it ends.
+enum Stopped {
+    Worker(Box<worker::RaftWorker>),
+    Applier(Box<apply::ApplyWorker>),
+}
+
+impl Store {
+    /// Starts the threads.
+    pub fn run(
+        self,
+        transport: Arc<dyn Transport>,
+        scheduler: Arc<dyn SchedulerClient>,
+    ) -> RunningStore {
+        let Store { environment, workers, log_writer, appliers, actor, background, .. } = self;
+        let (workers, worker_queues): (Vec<_>, Vec<_>) = workers.into_iter().unzip();
+        let (appliers, applier_queues): (Vec<_>, Vec<_>) = appliers.into_iter().unzip();
+        let internal = usize::MAX;
+        let queues = Arc::new(Queues {
+            ticks_waiting: workers.iter().map(|_| AtomicBool::new(false)).collect(),
+            workers: worker_queues
+                .into_iter()
+                .map(|queue| Inbox::new(WORKER_ROOM, queue))
+                .collect(),
+            log: Inbox::new(internal, log_writer.1),
+            appliers: applier_queues.into_iter().map(|queue| Inbox::new(internal, queue)).collect(),
+            store: Inbox::new(internal, actor.1),
+            background: Inbox::new(internal, background.1),
+            environment,
+            transport,
+            scheduler,
+        });
+        let mut threads = Vec::new();
+        for (number, worker) in workers.into_iter().enumerate() {
+            threads.push(run_worker(number, worker, queues.clone()));
+        }
+        for (number, applier) in appliers.into_iter().enumerate() {
+            threads.push(run_applier(number, applier, queues.clone()));
+        }
+        threads.push(run_actor("log-writer", queues.clone(), |queues| &queues.log, {
+            let mut writer = log_writer.0;
+            move |tasks, effects| writer.round(tasks, effects)
+        }));
+        threads.push(run_actor("store-actor", queues.clone(), |queues| &queues.store, {
+            let mut actor = actor.0;
+            move |messages, effects| actor.round(messages, effects)
+        }));
+        threads.push(run_actor("background", queues.clone(), |queues| &queues.background, {
+            let mut background = background.0;
+            move |tasks, effects| background.round(tasks, effects)
+        }));
+        let (stop_ticking, ticks) = bounded(1);
+        let clock = queues.clone();
+        threads.push(spawn("store-tick", move || {
+            let pause = Duration::from_millis(clock.environment.config.tick_ms);
+            while ticks.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                clock.tick();
+            }
+            None
+        }));
+        RunningStore { handle: StoreHandle { queues }, stop_ticking, threads }
+    }
+}
+
+fn run_worker(
+    number: usize,
+    mut worker: worker::RaftWorker,
+    queues: Arc<Queues>,
+) -> JoinHandle<Option<Stopped>> {
+    spawn(&format!("raft-{number}"), move || {
+        let batch = queues.environment.config.batch_messages_max;
+        while let Some(messages) = queues.workers[number].take(batch) {
+            if messages.iter().any(|message| matches!(message, WorkerMessage::Tick)) {
+                queues.ticks_waiting[number].store(false, Ordering::Relaxed);
+            }
+            queues.perform(|effects| worker.round(messages, effects));
+        }
+        Some(Stopped::Worker(Box::new(worker)))
+    })
+}
+
+fn run_applier(
+    number: usize,
+    mut applier: apply::ApplyWorker,
+    queues: Arc<Queues>,
+) -> JoinHandle<Option<Stopped>> {
+    spawn(&format!("apply-{number}"), move || {
+        let batch = queues.environment.config.batch_messages_max;
+        while let Some(messages) = queues.appliers[number].take(batch) {
+            queues.perform(|effects| applier.round(messages, effects));
+        }
+        Some(Stopped::Applier(Box::new(applier)))
+    })
+}
+
+fn run_actor<T: Send + 'static>(
+    name: &str,
+    queues: Arc<Queues>,
+    inbox: impl Fn(&Queues) -> &Inbox<T> + Send + 'static,
+    mut round: impl FnMut(Vec<T>, &mut Effects) -> crate::Result<()> + Send + 'static,
+) -> JoinHandle<Option<Stopped>> {
+    spawn(name, move || {
+        while let Some(messages) = inbox(&queues).take(usize::MAX) {
+            queues.perform(|effects| round(messages, effects));
+        }
+        None
+    })
+}
+
+impl Queues {
+    /// Lets an actor take a batch and carries what it wants.
+    fn perform(&self, turn: impl FnOnce(&mut Effects) -> crate::Result<()>) {
+        let mut effects = Effects::default();
+        if let Err(error) = turn(&mut effects) {
+            fatal(&error.to_string());
+        }
+        self.carry(effects);
+    }
+
+    fn carry(&self, effects: Effects) {
+        if !effects.send.is_empty() {
+            self.transport.send(effects.send);
+        }
+        push_all(&self.log, effects.log);
+        push_all(&self.store, effects.store);
+        push_all(&self.background, effects.background);
+        for message in effects.apply {
+            let owner = self.environment.apply_worker_of(apply::region_of(&message));
+            self.appliers[owner].push([message]);
+        }
+        self.to_owners(effects.persisted, |it: &Persisted| it.region_id, WorkerMessage::Persisted);
+        self.to_owners(effects.applied, |it: &Applied| it.region_id, WorkerMessage::Applied);
+        for message in effects.workers {
+            let region_id = worker::region_of(&message).expect("for one region");
+            self.workers[self.environment.worker_of(region_id)].push([message]);
+        }
+        if !effects.reports.is_empty() {
+            self.scheduler.report(effects.reports);
+        }
+        if !effects.split_asks.is_empty() {
+            self.scheduler.ask_splits(effects.split_asks);
+        }
+    }
+
+    /// Results go to the workers that own their regions, in one message each.
+    fn to_owners<T>(
+        &self,
+        results: Vec<T>,
+        region_of: impl Fn(&T) -> RegionId,
+        message: impl Fn(Vec<T>) -> WorkerMessage,
+    ) {
+        if results.is_empty() {
+            return;
+        }
+        let mut parts: Vec<Vec<T>> = self.workers.iter().map(|_| Vec::new()).collect();
+        for result in results {
+            parts[self.environment.worker_of(region_of(&result))].push(result);
+        }
+        for (worker, part) in self.workers.iter().zip(parts) {
+            if !part.is_empty() {
+                worker.push([message(part)]);
+            }
+        }
+    }
+
+    fn tick(&self) {
+        for (worker, waiting) in self.workers.iter().zip(&self.ticks_waiting) {
+            if !waiting.swap(true, Ordering::Relaxed) {
+                worker.push([WorkerMessage::Tick]);
+            }
+        }
+    }
+
+    fn close(&self) {
+        self.workers.iter().for_each(Inbox::close);
+        self.appliers.iter().for_each(Inbox::close);
+        self.log.close();
+        self.store.close();
+        self.background.close();
+    }
+}
+
+fn push_all<T>(inbox: &Inbox<T>, messages: Vec<T>) {
+    if !messages.is_empty() {
+        inbox.push(messages);
+    }
+}
+
+impl StoreHandle {
+    /// A client or the scheduler wants something. A full queue refuses it.
+    pub fn command(&self, command: Command) {
+        let owner = self.queues.environment.worker_of(command.context.region_id);
+        let message = WorkerMessage::Command(Box::new(command));
+        if let Err(WorkerMessage::Command(command)) = self.queues.workers[owner].offer(message) {
+            worker::refuse(command.kind, Refusal::Busy("too many commands wait"));
+        }
+    }
+
+    /// A message has come from another store. A full queue drops it: raft repeats.
+    pub fn receive(&self, message: RaftMessage) {
+        let owner = self.queues.environment.worker_of(RegionId::new(message.region_id));
+        let _ = self.queues.workers[owner].offer(WorkerMessage::Raft(Box::new(message)));
+    }
+
+    /// A message could not be sent.
+    pub fn unreachable(&self, region_id: RegionId, to_peer: PeerId) {
+        let owner = self.queues.environment.worker_of(region_id);
+        let _ = self.queues.workers[owner].offer(WorkerMessage::Unreachable { region_id, to_peer });
+    }
+
+    /// A snapshot has reached another store, or has not.
+    pub fn snapshot_sent(&self, region_id: RegionId, to_peer: PeerId, arrived: bool) {
+        let owner = self.queues.environment.worker_of(region_id);
+        let message = WorkerMessage::SnapshotSent { region_id, to_peer, arrived };
+        self.queues.workers[owner].push([message]);
+    }
+
+    /// Reads on the caller's thread.
+    pub fn reader(&self) -> LocalReader {
+        let Environment { registry, engine, clock, .. } = &self.queues.environment;
+        LocalReader::new(registry.clone(), engine.clone(), clock.clone())
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.queues.environment.counters.clone()
+    }
+
+    /// The regions here.
+    pub fn regions(&self) -> Vec<Arc<skerry_proto::metapb::Region>> {
+        let meta = self.queues.environment.meta.lock().expect("no holder panics");
+        meta.regions().cloned().collect()
+    }
+}
+
+impl RunningStore {
+    /// For those who use it.
+    pub fn handle(&self) -> StoreHandle {
+        self.handle.clone()
+    }
+
+    /// Ends the threads and answers everybody who waits.
+    pub fn stop(self) {
+        let RunningStore { handle, stop_ticking, threads } = self;
+        drop(stop_ticking);
+        let queues = handle.queues;
+        queues.close();
+        for thread in threads {
+            match thread.join().expect("a panic ends the process") {
+                Some(Stopped::Worker(mut worker)) => worker.stop(),
+                Some(Stopped::Applier(mut applier)) => applier.stop(),
+                None => {}
+            }
+        }
+        queues.workers.iter().flat_map(Inbox::drain).for_each(worker::refuse_command);
+        queues.appliers.iter().flat_map(Inbox::drain).for_each(apply::abandon);
+    }
+}

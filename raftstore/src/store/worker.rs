@@ -1,0 +1,282 @@
+//! A raft worker: owns the replicas of the regions that fall to it, for their lives.
+//!
+//! A round:
+//!
+//! 1. takes messages; each goes to its replica, which steps raft, proposes, answers or refuses;
+//! 2. every replica that was touched turns what raft wants into effects.
+//!
+//! **Invariant.** Nothing of a replica is touched but in a round of its worker, so two regions never wait for
+//! each other but within one batch, and code of replicas is written as if there was one thread.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use raft::eraftpb::HardState;
+use skerry_proto::raft_serverpb::{RaftApplyState, RaftMessage};
+use skerry_proto::types::RegionId;
+use slog::warn;
+
+use crate::Result;
+use crate::effects::Effects;
+use crate::engine::log::LogOperation;
+use crate::environment::Environment;
+use crate::message::LogTask;
+use crate::message::{
+    Applied, Command, CommandKind, NewPeer, Origin, PeerSerial, Persisted, StoreMessage,
+    WorkerMessage,
+};
+use crate::peer::{Peer, PeerStatus};
+use crate::planted::Planted;
+use crate::reply::Refusal;
+use crate::state::{initial_apply_state, initial_hard_state, local_state};
+
+/// See the module.
+pub(super) struct RaftWorker {
+    environment: Environment,
+    peers: BTreeMap<RegionId, Peer>,
+    /// Touched in this round.
+    dirty: BTreeSet<RegionId>,
+    /// Serials are never given twice: workers take every n-th number.
+    next_serial: u64,
+    serial_step: u64,
+}
+
+impl RaftWorker {
+    /// A worker without replicas; `number` of `count`.
+    pub(super) fn new(environment: &Environment, number: usize, count: usize) -> RaftWorker {
+        RaftWorker {
+            environment: environment.clone(),
+            peers: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            next_serial: number as u64 + 1,
+            serial_step: count as u64,
+        }
+    }
+
+    /// Takes messages and turns them into effects.
+    pub(super) fn round(
+        &mut self,
+        messages: Vec<WorkerMessage>,
+        effects: &mut Effects,
+    ) -> Result<()> {
+        for message in messages {
+            self.handle(message, effects)?;
+        }
+        for region_id in std::mem::take(&mut self.dirty) {
+            let Some(peer) = self.peers.get_mut(&region_id) else { continue };
+            peer.ready(effects);
+            if peer.is_buried() {
+                self.peers.remove(&region_id);
+                effects.store.push(StoreMessage::Unpark(region_id));
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, message: WorkerMessage, effects: &mut Effects) -> Result<()> {
+        match message {
+            WorkerMessage::Tick => self.tick(effects),
+            WorkerMessage::Raft(message) => self.receive(*message, effects),
+            WorkerMessage::Command(command) => self.command(*command, effects),
+            WorkerMessage::Persisted(all) => {
+                all.into_iter().for_each(|persisted| self.persisted(persisted, effects));
+            }
+            WorkerMessage::Applied(all) => {
+                all.into_iter().for_each(|applied| self.applied(applied, effects));
+            }
+            WorkerMessage::Create(new) => self.create(*new, effects)?,
+            other => self.handle_rare(other, effects),
+        }
+        Ok(())
+    }
+
+    fn handle_rare(&mut self, message: WorkerMessage, effects: &mut Effects) {
+        match message {
+            WorkerMessage::SnapshotBuilt { region_id, serial, built } => {
+                let peer = self.peer(region_id).filter(|peer| peer.serial() == serial);
+                peer.into_iter().for_each(|peer| peer.snapshot_built(built.clone()));
+            }
+            WorkerMessage::SnapshotInstalled { region_id, serial } => {
+                let peer = self.peer(region_id).filter(|peer| peer.serial() == serial);
+                peer.into_iter().for_each(|peer| peer.snapshot_installed(effects));
+            }
+            WorkerMessage::SnapshotSent { region_id, to_peer, arrived } => {
+                self.peer(region_id)
+                    .into_iter()
+                    .for_each(|peer| peer.snapshot_sent(to_peer, arrived));
+            }
+            WorkerMessage::Unreachable { region_id, to_peer } => {
+                self.peer(region_id).into_iter().for_each(|peer| peer.unreachable(to_peer.get()));
+            }
+            WorkerMessage::SplitKeys { region_id, epoch, keys, size } => {
+                if let Some(peer) = self.peer(region_id) {
+                    peer.split_keys_found(epoch, keys, size, effects);
+                }
+            }
+            _ => unreachable!("handled by the caller"),
+        }
+    }
+
+    /// The replica of a region, which counts as touched.
+    fn peer(&mut self, region_id: RegionId) -> Option<&mut Peer> {
+        let peer = self.peers.get_mut(&region_id)?;
+        self.dirty.insert(region_id);
+        Some(peer)
+    }
+
+    fn tick(&mut self, effects: &mut Effects) {
+        for (region_id, peer) in &mut self.peers {
+            peer.tick(effects);
+            self.dirty.insert(*region_id);
+        }
+    }
+
+    fn receive(&mut self, message: RaftMessage, effects: &mut Effects) {
+        let region_id = RegionId::new(message.region_id);
+        let store = message.to_peer.map(|peer| peer.store());
+        if store != Some(self.environment.store_id) {
+            warn!(self.environment.logger, "a message for another store"; "to" => ?message.to_peer);
+            return;
+        }
+        match self.peer(region_id) {
+            Some(peer) => peer.step(message, effects),
+            None => effects.store.push(StoreMessage::Unknown(Box::new(message))),
+        }
+    }
+
+    fn command(&mut self, command: Command, effects: &mut Effects) {
+        let region_id = command.context.region_id;
+        match self.peer(region_id).filter(|peer| peer.is_initialised() && !peer.is_ending()) {
+            Some(peer) => peer.command(command, effects),
+            None => refuse(command.kind, Refusal::RegionNotFound(region_id)),
+        }
+    }
+
+    fn persisted(&mut self, persisted: Persisted, effects: &mut Effects) {
+        let Persisted { region_id, serial, number } = persisted;
+        let peer = self.peer(region_id).filter(|peer| peer.serial() == serial);
+        peer.into_iter().for_each(|peer| peer.persisted(number, effects));
+    }
+
+    fn applied(&mut self, applied: Applied, effects: &mut Effects) {
+        let serial = applied.serial;
+        if let Some(peer) = self.peer(applied.region_id).filter(|peer| peer.serial() == serial) {
+            peer.applied(applied, effects);
+        }
+    }
+
+    /// Begins a replica, if nobody was faster.
+    fn create(&mut self, new: NewPeer, effects: &mut Effects) -> Result<()> {
+        let region_id = new.region.region_id();
+        let mut former = HardState::default();
+        if let Some(present) = self.peers.get_mut(&region_id) {
+            let is_replaceable = !present.is_initialised() && !present.is_ending();
+            if !matches!(new.origin, Origin::Split { .. }) || !is_replaceable {
+                assert!(
+                    !matches!(new.origin, Origin::Split { .. }),
+                    "{} is here",
+                    present.region()
+                );
+                new.messages.into_iter().for_each(|message| present.step(message, effects));
+                self.dirty.insert(region_id);
+                return Ok(());
+            }
+            former = present.hard_state();
+            present.replaced();
+        }
+        let applied = self.stored_apply_state(&new)?;
+        let serial = PeerSerial(self.next_serial);
+        self.next_serial += self.serial_step;
+        let born = match new.origin {
+            Origin::Split { .. } => Some(self.begin_log(&new, serial, &former, effects)?),
+            Origin::Disk | Origin::Message => None,
+        };
+        let mut peer = Peer::new(&self.environment, serial, &new, applied, born, effects)?;
+        let NewPeer { origin, messages, .. } = new;
+        peer.begin(origin, messages, effects);
+        self.peers.insert(region_id, peer);
+        self.dirty.insert(region_id);
+        effects.store.push(StoreMessage::Unpark(region_id));
+        Ok(())
+    }
+
+    /// What a region that was split off starts with: its predecessor's vote in this store must not be lost,
+    /// and may be on its way to the disk still.
+    fn begin_log(
+        &self,
+        new: &NewPeer,
+        serial: PeerSerial,
+        former: &HardState,
+        effects: &mut Effects,
+    ) -> Result<HardState> {
+        let region_id = new.region.region_id();
+        let stored = self.environment.log.state(region_id.get())?;
+        let stored = stored.map(|state| crate::state::hard_state(region_id, &state)).transpose()?;
+        let newest = stored.filter(|stored| stored.term > former.term).unwrap_or(former.clone());
+        let forgets = self.environment.has(Planted::ChildForgetsVote);
+        let newest = if forgets { HardState::default() } else { newest };
+        let state = initial_hard_state(&newest);
+        effects.log.push(LogTask {
+            region_id,
+            serial,
+            number: 0,
+            operations: vec![LogOperation::State(
+                region_id.get(),
+                local_state(&state, crate::state::INITIAL_INDEX),
+            )],
+            data: None,
+            must_sync: false,
+        });
+        Ok(state)
+    }
+
+    fn stored_apply_state(&self, new: &NewPeer) -> Result<(RaftApplyState, u64)> {
+        if new.region.peers.is_empty() {
+            return Ok((RaftApplyState::default(), 0));
+        }
+        if matches!(new.origin, Origin::Split { .. }) {
+            return Ok((initial_apply_state(), crate::state::INITIAL_TERM));
+        }
+        super::recover::stored_apply_state(&self.environment, new.region.region_id())
+    }
+
+    /// What invariants, status pages and tests look at.
+    pub(super) fn inspect(&self) -> impl Iterator<Item = PeerStatus> {
+        self.peers.values().map(Peer::status)
+    }
+
+    /// The store stops: what waits here is answered.
+    pub(super) fn stop(&mut self) {
+        self.peers.values_mut().for_each(Peer::stop);
+    }
+}
+
+/// Refuses a command, whatever it is.
+pub(super) fn refuse(kind: CommandKind, refusal: Refusal) {
+    match kind {
+        CommandKind::Write { reply, .. } => reply.refuse(refusal),
+        CommandKind::Read { reply, .. } => reply.refuse(refusal),
+        CommandKind::Admin { reply, .. } => reply.refuse(refusal),
+    }
+}
+
+/// A message that nobody will take any more: a command is refused.
+pub(super) fn refuse_command(message: WorkerMessage) {
+    if let WorkerMessage::Command(command) = message {
+        refuse(command.kind, Refusal::Busy("the store stops"));
+    }
+}
+
+/// Which region a message is for; nothing if it is for all.
+pub(super) fn region_of(message: &WorkerMessage) -> Option<RegionId> {
+    match message {
+        WorkerMessage::Tick | WorkerMessage::Persisted(_) | WorkerMessage::Applied(_) => None,
+        WorkerMessage::Raft(message) => Some(RegionId::new(message.region_id)),
+        WorkerMessage::Command(command) => Some(command.context.region_id),
+        WorkerMessage::Create(new) => Some(new.region.region_id()),
+        WorkerMessage::SnapshotBuilt { region_id, .. }
+        | WorkerMessage::SnapshotInstalled { region_id, .. }
+        | WorkerMessage::SnapshotSent { region_id, .. }
+        | WorkerMessage::Unreachable { region_id, .. }
+        | WorkerMessage::SplitKeys { region_id, .. } => Some(*region_id),
+    }
+}
