@@ -13,6 +13,8 @@ SKERRY := $(TARGET)/debug/skerry
 # Fewer jobs than cores only where memory is short; empty otherwise.
 JOBS = $(shell .ci/setup --jobs)
 ARGS ?=
+SEEDS ?=
+SEED ?=
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -34,9 +36,15 @@ test: build ## Run every test
 labs: build ## Run the TinyKV labs by their names
 	@cargo test --locked --workspace $(JOBS) --test labs
 
+sim: build ## Run seeds of the simulator (SEEDS=500), or replay one with its story (SEED=7)
+	@SEEDS=$(SEEDS) SEED=$(SEED) cargo test --locked --workspace $(JOBS) --test simulation -- --nocapture
+
 lint: setup ## Formatting and clippy, without changing anything
 	@cargo fmt --all --check
 	@cargo clippy --locked --workspace --all-targets $(JOBS) -- -D warnings
+
+planted: build ## Plant each known bug and say which seed of the simulator finds it (SEEDS=200)
+	@PLANTED_SEEDS=$(or $(SEEDS),200) cargo test --locked --workspace $(JOBS) --test simulation -- --nocapture planted
 
 fmt: setup ## Format the code
 	@cargo fmt --all
@@ -55,4 +63,4 @@ verify: ## What CI runs: lint, tests, and the check that RocksDB was compiled on
 	@$(MAKE) --no-print-directory test
 	@.ci/setup --rocksdb-once
 
-.PHONY: help setup build run test labs lint fmt golden bench memory verify
+.PHONY: help setup build run test labs sim planted lint fmt golden bench memory verify

@@ -16,9 +16,11 @@
 //! takes its power away, [`wait`] is the only clock. A process test costs a second and can meet a busy
 //! machine, so whatever can be shown without one is shown without one.
 
+pub mod checker;
 pub mod client;
 pub mod power_loss;
 pub mod process;
+pub mod sim;
 pub mod wait;
 
 /// Whether a test that cannot run here must fail instead of saying so: what runs unattended has nobody who
@@ -26,6 +28,13 @@ pub mod wait;
 #[allow(clippy::disallowed_methods)] // Tests ask the environment here and nowhere else.
 pub fn is_unattended() -> bool {
     std::env::var("CI").is_ok_and(|value| !value.is_empty() && value != "false" && value != "0")
+}
+
+/// A number that whoever started the tests has set in the environment.
+#[allow(clippy::disallowed_methods)] // Tests ask the environment here and nowhere else.
+pub fn number_from_environment(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
 
 /// Says in one loud line what is not tested on this machine and why; fails where nobody reads it.

@@ -1,0 +1,262 @@
+//! The scheduler in the simulated cluster: the real one's [`Cluster`], which keeps the regions as leaders
+//! report them and gives ids, and an operator that is never content with where the replicas are.
+//!
+//! The operator looks at one region at a time, as the last report shows it, and takes one step: leave a joint
+//! configuration, make a learner a voter, bring the voters to three, move a replica, swap two at once, cut
+//! the region, or hand its leadership over. Its picture is old and its steps may be refused; that is the
+//! point.
+//!
+//! What it does not do: it is never away by itself (reports get lost like messages), and it replaces no
+//! dead stores, since stores of a simulation always come back.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use skerry_proto::eraftpb::ConfChangeType;
+use skerry_proto::metapb::{self, Peer, PeerRole, Region};
+use skerry_proto::pdpb::RegionHeartbeatRequest;
+use skerry_proto::raft_cmdpb::admin_request::Command;
+use skerry_proto::raft_cmdpb::{
+    BatchSplitRequest, ChangePeerRequest, ChangePeerV2Request, SplitRequest, TransferLeaderRequest,
+};
+use skerry_proto::region::KeyBounds;
+use skerry_proto::types::{ClusterId, StoreId};
+use skerry_raftstore::effects::{RegionReport, SplitAsk};
+use skerry_scheduler::cluster::{Cluster, Decision};
+use skerry_scheduler::moment::Moment as Reading;
+use skerry_scheduler::region_tree::RegionRecord;
+
+use super::chance::Chance;
+use super::clients::{KEYS, cut};
+
+/// Replicas that a region should have.
+const REPLICAS: usize = 3;
+
+/// Regions beyond which none is cut any more.
+const REGIONS_MAX: usize = 10;
+
+/// A step that the operator wants a leader to take.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The region as the scheduler knows it.
+    pub region: Region,
+    /// Its leader.
+    pub leader: Peer,
+    /// What it shall do.
+    pub command: Command,
+}
+
+/// See the module.
+pub struct Scheduler {
+    cluster: Cluster,
+    chance: Chance,
+    stores: Vec<StoreId>,
+}
+
+impl Scheduler {
+    /// A scheduler of so many stores, and the first region on the first of them.
+    pub fn new(stores: usize, seed: u64) -> (Scheduler, Region) {
+        let mut cluster = Cluster::restore(ClusterId::new(1), 3, 1_000, Vec::new());
+        let last = take(&mut cluster, |cluster| cluster.allocate_ids(stores as u64 + 2));
+        let ids: Vec<u64> = (last - stores as u64 - 1..=last).collect();
+        let [region_id, peer_id] = ids[stores..] else {
+            panic!("two ids are left for the first region")
+        };
+        let store = |id: u64| metapb::Store {
+            id,
+            address: format!("store-{id}"),
+            version: "8.5.0".to_string(),
+            ..metapb::Store::default()
+        };
+        let region = Region {
+            id: region_id,
+            region_epoch: Some(metapb::RegionEpoch { conf_ver: 1, version: 1 }),
+            peers: vec![Peer { id: peer_id, store_id: ids[0], role: PeerRole::Voter.into() }],
+            ..Region::default()
+        };
+        let first = (Some(store(ids[0])), Some(region.clone()));
+        take(&mut cluster, |cluster| cluster.bootstrap(first.0, first.1, Reading::default()));
+        for id in &ids[1..stores] {
+            take(&mut cluster, |cluster| cluster.put_store(Some(store(*id))));
+        }
+        let stores = ids[..stores].iter().copied().map(StoreId::new).collect();
+        (Scheduler { cluster, chance: Chance::new(seed, "operator"), stores }, region)
+    }
+
+    /// The stores, in order.
+    pub fn stores(&self) -> &[StoreId] {
+        &self.stores
+    }
+
+    /// Hears from the leader of a region. A report that is older than the picture is refused, as it should be.
+    pub fn report(&mut self, report: RegionReport) {
+        let request = RegionHeartbeatRequest {
+            region: Some(report.region),
+            leader: Some(report.leader),
+            term: report.term,
+            approximate_size: report.size,
+            ..RegionHeartbeatRequest::default()
+        };
+        let _ = self.cluster.region_heartbeat(request);
+    }
+
+    /// The region of a key, and its leader if one has reported.
+    pub fn look_up(&self, key: &[u8]) -> Option<(Region, Option<Peer>)> {
+        let record = self.cluster.region_by_key(key).expect("the cluster is bootstrapped")?;
+        Some((record.region.clone(), record.leader))
+    }
+
+    /// All regions in the order of their keys.
+    pub fn regions(&self) -> Vec<Arc<RegionRecord>> {
+        self.cluster.scan(KeyBounds::ALL, usize::MAX >> 1).expect("the cluster is bootstrapped")
+    }
+
+    /// The operator's next step, if it can think of one. While it is not restless it only finishes what is half
+    /// done and keeps three voters.
+    pub fn next_step(&mut self, is_restless: bool) -> Option<Step> {
+        let regions = self.regions();
+        let record = self.chance.pick(&regions)?;
+        let leader = record.leader?;
+        let region = record.region.clone();
+        let command = self.change_of_peers(&region, leader).map(Command::ChangePeerV2);
+        let command = match (command, self.chance.below(100)) {
+            (Some(command), _) => command,
+            (None, _) if !is_restless => return None,
+            (None, 0..30) if regions.len() < REGIONS_MAX => self.split(&region)?,
+            (None, 30..70) => self.transfer(&region, leader)?,
+            (None, _) => Command::ChangePeerV2(self.move_replica(&region, leader)?),
+        };
+        Some(Step { region, leader, command })
+    }
+
+    /// What must be done before anything else: nothing half done is left, and there are three voters.
+    fn change_of_peers(&mut self, region: &Region, leader: Peer) -> Option<ChangePeerV2Request> {
+        let is_joint =
+            |peer: &Peer| matches!(peer.role(), PeerRole::IncomingVoter | PeerRole::DemotingVoter);
+        if region.peers.iter().any(is_joint) {
+            return Some(ChangePeerV2Request::default());
+        }
+        let learners: Vec<Peer> =
+            region.peers.iter().filter(|peer| peer.is_learner()).copied().collect();
+        let voters: Vec<Peer> =
+            region.peers.iter().filter(|peer| !peer.is_learner()).copied().collect();
+        if let Some(learner) = self.chance.pick(&learners) {
+            return Some(match self.chance.below(100) {
+                // Raft may have to leave a voter behind that the new one replaces, in one step.
+                0..25 if voters.len() >= REPLICAS => {
+                    let leaving = self.pick_but(&voters, leader)?;
+                    several(vec![
+                        change(ConfChangeType::AddNode, learner),
+                        change(ConfChangeType::RemoveNode, leaving),
+                    ])
+                }
+                25..35 => one(ConfChangeType::RemoveNode, learner),
+                _ => one(ConfChangeType::AddNode, learner),
+            });
+        }
+        if voters.len() > REPLICAS {
+            let leaving = self.pick_but(&voters, leader)?;
+            return Some(one(ConfChangeType::RemoveNode, leaving));
+        }
+        (voters.len() < REPLICAS).then(|| self.add_learner(region)).flatten()
+    }
+
+    fn move_replica(&mut self, region: &Region, leader: Peer) -> Option<ChangePeerV2Request> {
+        match self.chance.below(10) {
+            0..7 => self.add_learner(region),
+            7..9 => {
+                // A voter becomes a learner while a new learner arrives: the joint way.
+                let leaving = self.pick_but(&region.peers, leader)?;
+                let arriving = self.add_learner(region)?.changes;
+                let demoted = change(ConfChangeType::AddLearnerNode, leaving);
+                Some(several([arriving, vec![demoted]].concat()))
+            }
+            _ => Some(one(ConfChangeType::RemoveNode, self.pick_but(&region.peers, leader)?)),
+        }
+    }
+
+    fn add_learner(&mut self, region: &Region) -> Option<ChangePeerV2Request> {
+        let without: Vec<StoreId> = self
+            .stores
+            .iter()
+            .copied()
+            .filter(|store| region.peer_on_store(*store).is_none())
+            .collect();
+        let store = self.chance.pick(&without)?;
+        let id = take(&mut self.cluster, |cluster| cluster.allocate_ids(1));
+        let peer = Peer { id, store_id: store.get(), role: PeerRole::Learner.into() };
+        Some(one(ConfChangeType::AddLearnerNode, peer))
+    }
+
+    fn split(&mut self, region: &Region) -> Option<Command> {
+        let inside = |key: &Bytes| *key > region.start_key && region.contains_key(key);
+        let mut cuts: Vec<Bytes> = (0..KEYS).map(cut).filter(inside).collect();
+        self.chance.shuffle(&mut cuts);
+        cuts.truncate(self.chance.between(1, 2) as usize);
+        cuts.sort();
+        self.split_at(region, cuts)
+    }
+
+    /// Lets a store cut a region that has grown, where it wants to.
+    pub fn allow_split(&mut self, ask: &SplitAsk) -> Option<Step> {
+        if self.regions().len() >= REGIONS_MAX {
+            return None;
+        }
+        let command = self.split_at(&ask.region, ask.keys.clone())?;
+        Some(Step { region: Region::clone(&ask.region), leader: ask.peer, command })
+    }
+
+    fn split_at(&mut self, region: &Region, cuts: Vec<Bytes>) -> Option<Command> {
+        let count = u32::try_from(cuts.len()).expect("a few");
+        if count == 0 {
+            return None;
+        }
+        let asked = self.cluster.ask_split(Some(region.clone()), count);
+        let Decision { answer, changes } = asked.ok()?;
+        self.cluster.install(changes);
+        let request = |(split_key, ids): (Bytes, skerry_proto::pdpb::SplitId)| SplitRequest {
+            split_key,
+            new_region_id: ids.new_region_id,
+            new_peer_ids: ids.new_peer_ids,
+        };
+        let requests = cuts.into_iter().zip(answer).map(request).collect();
+        Some(Command::Splits(BatchSplitRequest { requests, right_derive: self.chance.percent(50) }))
+    }
+
+    fn transfer(&mut self, region: &Region, leader: Peer) -> Option<Command> {
+        let heir = self.pick_but(&region.peers, leader)?;
+        Some(Command::TransferLeader(TransferLeaderRequest { peer: Some(heir), peers: Vec::new() }))
+    }
+
+    fn pick_but(&mut self, peers: &[Peer], but: Peer) -> Option<Peer> {
+        let others: Vec<Peer> = peers.iter().filter(|peer| peer.id != but.id).copied().collect();
+        self.chance.pick(&others)
+    }
+}
+
+/// Takes a decision, as the server would: durable first, then true.
+fn take<T>(
+    cluster: &mut Cluster,
+    decide: impl FnOnce(&mut Cluster) -> skerry_scheduler::Result<Decision<T>>,
+) -> T {
+    let Decision { answer, changes } = decide(cluster).expect("the request is sound");
+    cluster.install(changes);
+    answer
+}
+
+fn change(kind: ConfChangeType, peer: Peer) -> ChangePeerRequest {
+    let role = match kind {
+        ConfChangeType::AddLearnerNode => PeerRole::Learner,
+        _ => PeerRole::Voter,
+    };
+    let peer = Peer { role: role.into(), ..peer };
+    ChangePeerRequest { change_type: kind as i32, peer: Some(peer) }
+}
+
+fn one(kind: ConfChangeType, peer: Peer) -> ChangePeerV2Request {
+    several(vec![change(kind, peer)])
+}
+
+fn several(changes: Vec<ChangePeerRequest>) -> ChangePeerV2Request {
+    ChangePeerV2Request { changes }
+}

@@ -1,0 +1,163 @@
+//! Seeds of the simulator: many of them in a row, or one with its story.
+//!
+//! `make sim SEEDS=500` runs that many, from 1 on; `SEED=7 make sim` replays one. Without either, as in `make
+//! test`, fifty run. What a run is, and what it checks, stands in `tests/src/sim/mod.rs`.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use skerry_raftstore::planted::Planted;
+use skerry_raftstore::time::{Clock, SystemClock};
+use skerry_tests::number_from_environment;
+use skerry_tests::sim::trace::SECOND;
+use skerry_tests::sim::{self, Settings, Summary};
+
+/// Seeds that run when nobody says how many.
+const SEEDS: u64 = 50;
+
+/// Seeds over which every fault and every rare event must have happened.
+const SEEDS_FOR_ALL_EVENTS: u64 = 100;
+
+/// What must happen often enough to be tested by it.
+const EVENTS: [&str; 24] = [
+    "split",
+    "conf change",
+    "snapshot install",
+    "truncation",
+    "restart",
+    "destroy",
+    "follower read",
+    "lease read",
+    "lease expiry",
+    "election",
+    "power loss at start",
+    "operator: leave joint",
+    "fault: power loss",
+    "fault: power loss at a write",
+    "fault: blackout",
+    "fault: kill",
+    "fault: pause",
+    "fault: partition",
+    "fault: bad network",
+    "fault: clock drift",
+    "fault: slow disk",
+    "fault: stall",
+    "damaged snapshot refused",
+    "split asked for by a store",
+];
+
+/// Runs a seed; whatever goes wrong, says how to see it again.
+fn run(settings: Settings) -> Summary {
+    let seed = settings.seed;
+    let outcome = catch_unwind(AssertUnwindSafe(|| sim::run(settings)));
+    let failure = match outcome {
+        Ok(Ok(summary)) => return summary,
+        Ok(Err(failure)) => failure.to_string(),
+        Err(_) => format!("seed {seed}: a store panicked; see above"),
+    };
+    panic!("{failure}\nto replay it with its story: SEED={seed} make sim");
+}
+
+/// What one seed must have done to count.
+fn check_enough(summary: &Summary) {
+    let Summary { seed, simulated, faults, checked, .. } = summary;
+    assert!(*simulated >= 60 * SECOND, "seed {seed} took {simulated} microseconds");
+    assert!(checked.done >= 1_000, "seed {seed} acknowledged {} operations", checked.done);
+    assert!(*faults >= 10, "seed {seed} had {faults} faults");
+}
+
+#[test]
+fn seeds_hold() {
+    if let Some(seed) = number_from_environment("SEED") {
+        let summary = run(Settings { tells: true, ..Settings::of_seed(seed) });
+        return println!("{summary:#?}");
+    }
+    let seeds = number_from_environment("SEEDS").unwrap_or(SEEDS);
+    let clock = SystemClock;
+    let started = clock.monotonic();
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    let (mut simulated, mut steps, mut done, mut unknown) = (0, 0, 0, 0);
+    for seed in 1..=seeds {
+        let summary = run(Settings::of_seed(seed));
+        check_enough(&summary);
+        simulated += summary.simulated / SECOND;
+        steps += summary.steps;
+        done += summary.checked.done;
+        unknown += summary.checked.unknown;
+        for (name, count) in summary.counts {
+            *counts.entry(name).or_default() += count;
+        }
+    }
+    let seconds = (clock.monotonic() - started).as_secs_f64();
+    println!("{seeds} seeds, {simulated} simulated seconds, {steps} events in {seconds:.1} s");
+    println!("{:.0} simulated seconds per second", simulated as f64 / seconds);
+    println!("{done} operations done, {unknown} of unknown outcome");
+    for (name, count) in &counts {
+        println!("{count:9} {name}");
+    }
+    let missing: Vec<_> = EVENTS.iter().filter(|name| !counts.contains_key(*name)).collect();
+    let is_enough = seeds >= SEEDS_FOR_ALL_EVENTS;
+    assert!(!is_enough || missing.is_empty(), "in {seeds} seeds never happened: {missing:?}");
+}
+
+/// Seeds in which a planted bug must be found, if nobody says how many (`make planted SEEDS=200`).
+const SEEDS_FOR_A_BUG: u64 = 40;
+
+/// Bugs that need a coincidence, which forty seeds may not have. They are looked for when somebody asks.
+const RARE: [Planted; 6] = [
+    Planted::StaleLease,
+    Planted::IgnoreEpochAtApply,
+    Planted::AnswersAtStepDown,
+    Planted::JointLeftEarly,
+    Planted::VoteAfterRestart,
+    Planted::TicksMadeUp,
+];
+
+/// The seed in which a planted bug was found first, and by what.
+fn first_seed_that_finds(bug: Planted, seeds: impl Iterator<Item = u64>) -> Option<(u64, String)> {
+    for seed in seeds {
+        let settings = Settings { planted: Some(bug), ..Settings::of_seed(seed) };
+        match catch_unwind(AssertUnwindSafe(|| sim::run(settings))) {
+            Ok(Ok(_)) => {}
+            Ok(Err(failure)) => return Some((seed, failure.what)),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().cloned();
+                return Some((seed, text.unwrap_or_else(|| "a store panicked".to_string())));
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn planted_bugs_are_found() {
+    let asked = number_from_environment("PLANTED_SEEDS");
+    let seeds = asked.unwrap_or(SEEDS_FOR_A_BUG);
+    let bugs = Planted::ALL.into_iter().filter(|bug| asked.is_some() || !RARE.contains(bug));
+    let mut missed = Vec::new();
+    for bug in bugs {
+        match first_seed_that_finds(bug, 1..=seeds) {
+            Some((seed, what)) => println!("{bug:?}: seed {seed}: {what}"),
+            None => missed.push(bug),
+        }
+    }
+    assert!(missed.is_empty(), "not found in {seeds} seeds: {missed:?}");
+}
+
+#[test]
+fn a_seed_is_a_run() {
+    if number_from_environment("SEED").is_some() {
+        return;
+    }
+    let short = |seed| Settings { dangerous: 20 * SECOND, ..Settings::of_seed(seed) };
+    let mut traces = Vec::new();
+    for seed in 1_001..1_006 {
+        let (first, second) = (run(short(seed)), run(short(seed)));
+        assert_eq!(first.trace, second.trace, "seed {seed} is not the same twice");
+        assert_eq!((first.steps, first.counts), (second.steps, second.counts));
+        traces.push(first.trace);
+    }
+    traces.sort_unstable();
+    traces.dedup();
+    assert_eq!(traces.len(), 5, "different seeds are the same run");
+}
