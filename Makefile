@@ -55,6 +55,9 @@ golden: build ## Record golden files anew; review the diff like code
 bench: build ## Run the benchmarks beside their references and print a table
 	@cargo bench --locked --workspace --profile dev $(JOBS) --bench '*' -- $(ARGS)
 
+bench-store: build ## Puts through three replicas in one process, beside what the disk does without us
+	@cargo bench --locked --workspace --profile dev $(JOBS) --bench store -- $(ARGS)
+
 memory: build ## Print the resident memory of an idle playground
 	@SKERRY=$(SKERRY) benches/idle_memory.sh
 
@@ -63,4 +66,4 @@ verify: ## What CI runs: lint, tests, and the check that RocksDB was compiled on
 	@$(MAKE) --no-print-directory test
 	@.ci/setup --rocksdb-once
 
-.PHONY: help setup build run test labs sim planted lint fmt golden bench memory verify
+.PHONY: help setup build run test labs sim planted lint fmt golden bench bench-store memory verify

@@ -18,6 +18,7 @@
 
 pub mod checker;
 pub mod client;
+pub mod local_cluster;
 pub mod power_loss;
 pub mod process;
 pub mod sim;

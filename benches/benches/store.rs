@@ -1,0 +1,250 @@
+//! Puts through three replicas in one process: closed-loop clients against real engines and real threads, beside
+//! what the same disk does in the same run without us.
+//!
+//! For each combination of raft log, regions, clients and value size: puts per second, median and 99th
+//! percentile of the time of a put, syncs of one store's raft log per second, and bytes that went to one
+//! replica's raft log for each byte of keys and values. Before and after each: one fdatasync, and RocksDB's
+//! synced puts by 64 threads. A row is told with both; where they differ by over a quarter, it says so.
+//!
+//! `make bench-store ARGS="regions=1,64 clients=64 values=100 seconds=3 stores=3 logs=raft-engine"` chooses.
+
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use skerry_benches::{SyncProbe, in_parallel, key, plain_rocks, synced, value};
+use skerry_proto::metapb::Region;
+use skerry_proto::types::RegionId;
+use skerry_raftstore::config::RaftConfig;
+use skerry_raftstore::engine::{ColumnFamily, WriteBatch};
+use skerry_raftstore::keys::data_key;
+use skerry_raftstore::message::{Command, CommandContext, CommandKind};
+use skerry_raftstore::reply::Outcome;
+use skerry_raftstore::time::{Clock, SystemClock, splitmix64};
+use skerry_tests::local_cluster::{Layout, LocalCluster};
+use skerry_tests::wait::until;
+
+/// How far two references of one row may lie apart.
+const REFERENCE_TOLERANCE: f64 = 0.25;
+
+/// What is measured.
+#[derive(Clone)]
+struct Choice {
+    logs: Vec<String>,
+    stores: u64,
+    regions: Vec<u64>,
+    clients: Vec<u64>,
+    values: Vec<usize>,
+    seconds: u64,
+}
+
+impl Choice {
+    fn from_arguments() -> Choice {
+        let mut choice = Choice {
+            logs: vec!["raft-engine".to_string(), "rocksdb".to_string()],
+            stores: 3,
+            regions: vec![1, 64],
+            clients: vec![1, 64, 256],
+            values: vec![100, 1024],
+            seconds: 3,
+        };
+        for argument in std::env::args() {
+            let Some((name, list)) = argument.split_once('=') else { continue };
+            let numbers = || list.split(',').map(|part| part.parse().expect("a number"));
+            match name {
+                "logs" => choice.logs = list.split(',').map(str::to_string).collect(),
+                "stores" => choice.stores = numbers().next().expect("a number"),
+                "regions" => choice.regions = numbers().collect(),
+                "clients" => choice.clients = numbers().collect(),
+                "values" => choice.values = numbers().map(|size| size as usize).collect(),
+                "seconds" => choice.seconds = numbers().next().expect("a number"),
+                other => panic!("{other} is not known; see the head of benches/benches/store.rs"),
+            }
+        }
+        choice
+    }
+}
+
+/// What the machine does without us.
+struct Reference {
+    sync_us: f64,
+    rocks_puts: f64,
+}
+
+fn reference() -> Reference {
+    let home = tempfile::tempdir().expect("a directory");
+    let clock = SystemClock;
+    let mut probe = SyncProbe::new(home.path());
+    let began = clock.monotonic();
+    (0..200).for_each(|_| probe.sync_once());
+    let sync_us = (clock.monotonic() - began).as_secs_f64() * 1e6 / 200.0;
+    let rocks = plain_rocks(&home.path().join("rocks"));
+    let (puts, options) = (20_000, synced());
+    let took = in_parallel(64, puts, |_, number| {
+        rocks.put_opt(key(number), value(number, 100), &options).expect("a put");
+    });
+    Reference { sync_us, rocks_puts: puts as f64 / took.as_secs_f64() }
+}
+
+/// One client's put that has ended.
+struct Ended {
+    client: usize,
+    done: bool,
+}
+
+/// Clients that put one pair after the other.
+struct Clients<'a> {
+    cluster: &'a LocalCluster,
+    regions: &'a [Region],
+    value_bytes: usize,
+    ended: SyncSender<Ended>,
+    next: u64,
+}
+
+impl Clients<'_> {
+    fn put(&mut self, client: usize) {
+        self.next += 1;
+        let number = splitmix64(self.next);
+        let region = &self.regions[(number % self.regions.len() as u64) as usize];
+        let mut user_key = region.start_key.to_vec();
+        user_key.resize(2, 0);
+        user_key.extend_from_slice(&number.to_be_bytes());
+        let mut batch = WriteBatch::new();
+        batch.put(ColumnFamily::Raw, data_key(&user_key), value(number, self.value_bytes));
+        let ended = self.ended.clone();
+        let reply = self.cluster.replies().reply(move |outcome| {
+            let done = matches!(outcome, Outcome::Done(_));
+            // After the measurement nobody listens.
+            let _ = ended.send(Ended { client, done });
+        });
+        let context = CommandContext {
+            region_id: RegionId::new(region.id),
+            epoch: region.epoch(),
+            ..CommandContext::default()
+        };
+        let leader = self.cluster.leader(region.id).unwrap_or(1);
+        let kind = CommandKind::Write { batch, reply };
+        self.cluster.store(leader).command(Command { context, kind });
+    }
+}
+
+/// What a row shows.
+struct Row {
+    puts: f64,
+    median_ms: f64,
+    slow_ms: f64,
+    syncs: f64,
+    amplification: f64,
+}
+
+fn measure(layout: &Layout, clients: u64, value_bytes: usize, seconds: u64) -> Row {
+    let home = tempfile::tempdir().expect("a directory");
+    let cluster = LocalCluster::start(home.path(), layout);
+    wait_for_leaders(&cluster);
+    let (ended, answers) = sync_channel(2 * clients as usize);
+    let regions = cluster.regions().to_vec();
+    let mut all = Clients { cluster: &cluster, regions: &regions, value_bytes, ended, next: 0 };
+    let clock = SystemClock;
+    drive(&mut all, &answers, clients, Duration::from_secs(1));
+    let counters = cluster.store(1).counters();
+    let count = || {
+        let (bytes, syncs) = (&counters.log_bytes, &counters.log_syncs);
+        (bytes.load(Ordering::Relaxed), syncs.load(Ordering::Relaxed))
+    };
+    let (bytes_before, syncs_before) = count();
+    let began = clock.monotonic();
+    let mut times = drive(&mut all, &answers, clients, Duration::from_secs(seconds));
+    let took = (clock.monotonic() - began).as_secs_f64();
+    let (bytes, syncs) = count();
+    drop(all);
+    cluster.stop();
+    times.sort_unstable();
+    let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e3;
+    let user_bytes = times.len() * (10 + value_bytes);
+    Row {
+        puts: times.len() as f64 / took,
+        median_ms: at(0.5),
+        slow_ms: at(0.99),
+        syncs: (syncs - syncs_before) as f64 / took,
+        amplification: (bytes - bytes_before) as f64 / user_bytes as f64,
+    }
+}
+
+/// Lets every client put for a while; answers how long each put took.
+fn drive(
+    all: &mut Clients<'_>,
+    answers: &Receiver<Ended>,
+    clients: u64,
+    time: Duration,
+) -> Vec<Duration> {
+    let clock = SystemClock;
+    let end = clock.monotonic() + time;
+    let mut began = Vec::new();
+    for client in 0..clients as usize {
+        began.push(clock.monotonic());
+        all.put(client);
+    }
+    let (mut times, mut running) = (Vec::new(), clients);
+    while running > 0 {
+        let Ended { client, done } = answers.recv().expect("every put is answered");
+        let now = clock.monotonic();
+        if done {
+            times.push(now - began[client]);
+        }
+        match now < end {
+            true => {
+                began[client] = now;
+                all.put(client);
+            }
+            false => running -= 1,
+        }
+    }
+    times
+}
+
+fn wait_for_leaders(cluster: &LocalCluster) {
+    until("every region has a leader", || {
+        let led = |region: &Region| cluster.leader(region.id).is_some();
+        cluster.regions().iter().all(led).then_some(())
+    });
+}
+
+fn main() {
+    let choice = Choice::from_arguments();
+    println!(
+        "| raft log | stores | regions | clients | value | puts/s | of RocksDB | p50 ms | p99 ms | syncs/s | log bytes per byte | fdatasync us | RocksDB puts/s |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    let mut before = reference();
+    for log in &choice.logs {
+        for &regions in &choice.regions {
+            for &value_bytes in &choice.values {
+                for &clients in &choice.clients {
+                    let layout = Layout {
+                        stores: choice.stores,
+                        regions,
+                        raft_engine: log == "raft-engine",
+                        config: RaftConfig::default(),
+                    };
+                    let row = measure(&layout, clients, value_bytes, choice.seconds);
+                    let after = reference();
+                    let rocks = (before.rocks_puts + after.rocks_puts) / 2.0;
+                    let apart = (before.rocks_puts - after.rocks_puts).abs() / rocks;
+                    let noise = if apart > REFERENCE_TOLERANCE { " (noisy)" } else { "" };
+                    println!(
+                        "| {log} | {} | {regions} | {clients} | {value_bytes} | {:.0} | {:.2}{noise} | {:.2} | {:.2} | {:.0} | {:.2} | {:.0} | {rocks:.0} |",
+                        choice.stores,
+                        row.puts,
+                        row.puts / rocks,
+                        row.median_ms,
+                        row.slow_ms,
+                        row.syncs,
+                        row.amplification,
+                        (before.sync_us + after.sync_us) / 2.0,
+                    );
+                    before = after;
+                }
+            }
+        }
+    }
+}
