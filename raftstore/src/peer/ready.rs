@@ -119,7 +119,10 @@ impl Peer {
         assert_eq!(entries[0].index, self.handed + 1, "entries for apply have a gap");
         self.handed = last_index;
         let raft_log = &self.raft_group.raft.raft_log;
-        let commit_index = raft_log.committed.min(self.raft_group.store().last());
+        // Others may have committed what is not durable here yet, and a start takes what is recorded for a
+        // promise of the log.
+        let durable = self.raft_group.store().durable_up_to();
+        let commit_index = raft_log.committed.min(durable).max(last_index);
         let commit_term = raft_log.term(commit_index).unwrap_or(last_term);
         effects.apply.push(ApplyMessage::Apply(Box::new(ApplyTask {
             region_id: self.region_id(),

@@ -123,6 +123,11 @@ impl PeerStorage {
         self.last_index
     }
 
+    /// Index of the newest entry that is durable.
+    pub(super) fn durable_up_to(&self) -> u64 {
+        self.persisted
+    }
+
     /// Takes what raft hands out; answers what must be stored.
     pub(super) fn append(
         &mut self,
