@@ -2,6 +2,7 @@
 //!
 //! * **The operator** must act on everything that concerns the data directory: its message says what
 //!   was found, where, and what to do about it. The process has not started and nothing was changed.
+//! * **The other store** must send again what came from it and cannot be taken. Nothing is harmed here.
 //! * **Nobody can act** on a failed write or a damaged file: below raft an error is either a
 //!   deterministic refusal or fatal, and there are no refusals in an engine. The caller ends the process
 //!   (see [`crate::time::fatal`]); nothing is retried over a broken disk.
@@ -39,6 +40,15 @@ pub enum Error {
     /// Operator: a setting is out of its range or contradicts another.
     #[error("configuration: {0}")]
     Config(String),
+
+    /// Other store: a snapshot that arrives is not what was announced, or cannot be taken here.
+    #[error("{what} is refused: {reason}")]
+    SnapshotRefused {
+        /// The snapshot or its file.
+        what: String,
+        /// What was expected and what came.
+        reason: String,
+    },
 
     /// Fatal: no space is left for a write. Nothing acknowledged is harmed.
     #[error("the disk under {} is full: {reason}; free some space and start again, nothing acknowledged is lost", .path.display())]

@@ -104,7 +104,8 @@ fn seeds_hold() {
 const SEEDS_FOR_A_BUG: u64 = 40;
 
 /// Bugs that need a coincidence, which forty seeds may not have. They are looked for when somebody asks.
-const RARE: [Planted; 6] = [
+const RARE: [Planted; 7] = [
+    Planted::SnapshotOverRegion,
     Planted::StaleLease,
     Planted::IgnoreEpochAtApply,
     Planted::AnswersAtStepDown,

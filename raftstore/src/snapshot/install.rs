@@ -1,35 +1,40 @@
-//! Installing: the tables of a received snapshot take the place of a region's data.
+//! Installing: a received snapshot becomes the data of its region.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use skerry_proto::metapb;
 
-use super::build::checksum_of;
-use super::{MAPS, Side, SnapshotId, damaged};
-use crate::engine::Engine;
-use crate::{Error, Result};
+use super::format::{self, Stored};
+use super::{Side, SnapshotId};
+use crate::Result;
+use crate::engine::{ColumnFamily, Engine};
 
-/// Replaces the data of `region` by the snapshot. May be repeated, also after a crash half-way.
+/// Replaces all data of `region` by the received snapshot `id`, durably; keys outside of the region stay. Everything is
+/// checked before anything changes, and the files stay where they are. May be repeated, also after it
+/// failed or the machine stopped half way: then some families are replaced and the others are not, so nobody
+/// may read the region until this has returned.
 pub fn install(
     directory: &Path,
     id: SnapshotId,
     region: &metapb::Region,
     engine: &dyn Engine,
 ) -> Result<()> {
-    let path = id.meta(directory, Side::Received);
-    let meta = id.read_meta(directory, Side::Received)?;
-    let meta = meta.ok_or_else(|| {
-        damaged(&path, &format!("the snapshot that {region} waits for is not complete"))
-    })?;
-    for file in &meta.cf_files {
-        let path = id.table(directory, Side::Received, &file.cf);
-        let size = std::fs::metadata(&path).map_err(|error| Error::directory(&path, error))?.len();
-        if size != file.size || checksum_of(&path)? != file.checksum {
-            return Err(damaged(&path, "its size or checksum is wrong"));
-        }
+    let stored = Stored::open(directory, Side::Receiver, id)?;
+    let built_for = stored.data.region.as_ref().expect("a list without region is not acceptable");
+    // The tables clear the range that they were built for.
+    if built_for.id != region.id || built_for.bounds() != region.bounds() {
+        let reason = format!(
+            "it is of {built_for} {} instead of {region} {}",
+            built_for.bounds(),
+            region.bounds()
+        );
+        return Err(format::damaged(&stored.list_path(), reason));
     }
-    for (map, family, _) in MAPS {
-        engine.ingest(family, &[id.table(directory, Side::Received, map)])?;
+    stored.verify()?;
+    for family in ColumnFamily::DATA {
+        let tables = stored.tables.iter().filter(|table| table.family == family);
+        let paths: Vec<PathBuf> = tables.map(|table| stored.path(table)).collect();
+        engine.ingest(family, &paths)?;
     }
     Ok(())
 }

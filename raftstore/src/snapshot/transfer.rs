@@ -1,183 +1,229 @@
-//! On the way: the files of a snapshot as one stream of bytes, in the order of its meta.
+//! The way of the files from one store to another: a stream of bytes, one table after the other in the order of
+//! the list. The list itself does not travel here; raft carries it, and the receiver is given it first.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use prost::Message as _;
-use skerry_proto::raft_serverpb::{RaftSnapshotData, SnapshotMeta};
+use skerry_proto::raft_serverpb::RaftSnapshotData;
 
-use super::{FORMAT_VERSION, MAPS, Side, SnapshotId, damaged};
-use crate::engine::files::{replace_file, sync_directory, unfinished};
+use super::format::{self, Stored, Table};
+use super::{Side, SnapshotId, disk};
 use crate::{Error, Result};
 
-/// Bytes of a chunk.
-const CHUNK_BYTES: usize = 1 << 20;
+/// The longest chunk. Far below what one message may have, and long enough that messages cost nothing.
+pub const CHUNK_BYTES_MAX: usize = 1 << 20;
 
-/// Reads the files of a snapshot that was built here.
+/// Reads a complete snapshot of this store for sending.
 #[derive(Debug)]
 pub struct Outgoing {
-    directory: PathBuf,
-    id: SnapshotId,
-    meta: SnapshotMeta,
-    /// The file that is being read, and its number.
-    current: Option<File>,
-    next: usize,
+    stored: Stored,
+    /// The table that is being read, and its place in the list.
+    position: usize,
+    reading: Option<Reading>,
+}
+
+#[derive(Debug)]
+struct Reading {
+    path: PathBuf,
+    file: File,
+    progress: Progress,
+}
+
+/// How much of a table has gone through.
+#[derive(Debug, Default)]
+struct Progress {
+    bytes: u64,
+    hasher: crc32fast::Hasher,
+}
+
+impl Progress {
+    fn add(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        self.hasher.update(bytes);
+    }
+
+    /// Says what is wrong with what went through, as the whole of `table`.
+    fn compare(self, table: &Table) -> std::result::Result<(), String> {
+        table.compare(self.bytes, self.hasher.finalize())
+    }
 }
 
 impl Outgoing {
-    /// Opens a complete snapshot.
+    /// Finds the snapshot `id` that was built into `directory`.
     pub fn open(directory: &Path, id: SnapshotId) -> Result<Outgoing> {
-        let path = id.meta(directory, Side::Generated);
-        let meta = id.read_meta(directory, Side::Generated)?;
-        let meta = meta.ok_or_else(|| damaged(&path, "the snapshot is not complete"))?;
-        Ok(Outgoing { directory: directory.to_path_buf(), id, meta, current: None, next: 0 })
+        let stored = Stored::open(directory, Side::Sender, id)?;
+        Ok(Outgoing { stored, position: 0, reading: None })
     }
 
-    /// The next piece; nothing when all were given.
+    /// The list that the receiver must have been given.
+    pub fn data(&self) -> &RaftSnapshotData {
+        &self.stored.data
+    }
+
+    /// The next bytes of the stream, at most [`CHUNK_BYTES_MAX`]; nothing when all were given. A file that is not
+    /// what the list says is an error, at its last chunk at the latest: the stream must then be broken off, and
+    /// the next [`super::build`] makes the snapshot anew.
     pub fn next_chunk(&mut self) -> Result<Option<Bytes>> {
-        loop {
-            let Some(file) = &mut self.current else {
-                let Some(named) = self.meta.cf_files.get(self.next) else { return Ok(None) };
-                let path = self.id.table(&self.directory, Side::Generated, &named.cf);
-                let opened = File::open(&path).map_err(|error| Error::directory(&path, error))?;
-                self.current = Some(opened);
-                self.next += 1;
-                continue;
-            };
-            let mut chunk = Vec::new();
-            let read = file.take(CHUNK_BYTES as u64).read_to_end(&mut chunk);
-            read.map_err(|error| Error::directory(&self.directory, error))?;
-            if !chunk.is_empty() {
-                return Ok(Some(chunk.into()));
-            }
-            self.current = None;
+        let Some(table) = self.stored.tables.get(self.position) else { return Ok(None) };
+        let mut reading = match self.reading.take() {
+            Some(reading) => reading,
+            None => Reading::open(self.stored.path(table))?,
+        };
+        let chunk = reading.next(table.size)?;
+        if reading.progress.bytes == table.size {
+            let Reading { path, progress, .. } = reading;
+            progress.compare(table).map_err(|reason| format::damaged(&path, reason))?;
+            self.position += 1;
+        } else {
+            self.reading = Some(reading);
         }
+        Ok(Some(chunk))
     }
 }
 
-/// Writes the files of a snapshot that comes from another store. One that is dropped before
-/// [`Incoming::finish`] leaves nothing.
+impl Reading {
+    fn open(path: PathBuf) -> Result<Reading> {
+        let file = File::open(&path).map_err(|error| disk::failed(&path, error))?;
+        Ok(Reading { path, file, progress: Progress::default() })
+    }
+
+    /// Reads on in a file that has `size` bytes, of which some are left.
+    fn next(&mut self, size: u64) -> Result<Bytes> {
+        let left = size - self.progress.bytes;
+        let length = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES_MAX);
+        let mut chunk = vec![0; length];
+        self.file.read_exact(&mut chunk).map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof => {
+                format::damaged(&self.path, format!("it has less than {size} bytes"))
+            }
+            _ => disk::failed(&self.path, error),
+        })?;
+        self.progress.add(&chunk);
+        Ok(chunk.into())
+    }
+}
+
+/// Stores a snapshot that arrives from another store. Dropped before [`Incoming::finish`] has succeeded, it removes
+/// what it has written.
 #[derive(Debug)]
 pub struct Incoming {
     directory: PathBuf,
     id: SnapshotId,
-    meta: SnapshotMeta,
-    /// The file that is being written.
-    current: Option<Writing>,
-    next: usize,
-    /// It was here already; what comes is thrown away.
-    is_here: bool,
-    is_finished: bool,
-}
-
-#[derive(Debug)]
-struct Writing {
-    file: File,
-    path: PathBuf,
-    missing: u64,
-    hasher: crc32fast::Hasher,
-    checksum: u32,
+    data: RaftSnapshotData,
+    tables: Vec<Table>,
+    /// How many tables are here as a whole, synced, under their unfinished names.
+    position: usize,
+    writing: Option<(File, Progress)>,
+    /// The snapshot is complete: nothing is to be written, nor removed.
+    is_complete: bool,
 }
 
 impl Incoming {
-    /// Begins to receive.
+    /// Begins to receive the snapshot `id`, whose list is `data`. A list that is not acceptable is refused. If the
+    /// same snapshot is here already, complete and good, there is nothing left to do
+    /// ([`Incoming::is_complete`]); remains of a former attempt are removed. At most one at a time for each `id`,
+    /// which [`super::Manager`] sees to.
     pub fn begin(directory: &Path, id: SnapshotId, data: &RaftSnapshotData) -> Result<Incoming> {
-        let path = id.meta(directory, Side::Received);
-        if data.version != FORMAT_VERSION {
-            let reason =
-                format!("version {} of the format, {FORMAT_VERSION} is known", data.version);
-            return Err(damaged(&path, &reason));
-        }
-        let meta = data.meta.clone().unwrap_or_default();
-        let names: Vec<&str> = meta.cf_files.iter().map(|file| file.cf.as_str()).collect();
-        if names != MAPS.map(|(map, _, _)| map) {
-            return Err(damaged(&path, &format!("it consists of {names:?}")));
-        }
-        let is_here = id.read_meta(directory, Side::Received)?.as_ref() == Some(&meta);
-        let directory = directory.to_path_buf();
-        Ok(Incoming { directory, id, meta, current: None, next: 0, is_here, is_finished: false })
+        let acceptable = format::tables(id, data);
+        let tables = acceptable.map_err(|reason| refused(format!("snapshot {id}"), reason))?;
+        let region = data.region.as_ref().expect("a list without region is not acceptable");
+        let found = Stored::find_good(directory, Side::Receiver, id, region)?;
+        Ok(Incoming {
+            directory: directory.to_path_buf(),
+            id,
+            data: data.clone(),
+            tables,
+            position: 0,
+            writing: None,
+            is_complete: found.is_some(),
+        })
     }
 
-    /// Takes the next bytes of the stream.
+    /// Whether the snapshot was here already. The sender may stop; what it still sends is ignored.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
+    /// Takes the next bytes of the stream, however it was cut. After an error there is nothing left but to drop this.
     pub fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
-        while !bytes.is_empty() && !self.is_here {
-            let writing = match &mut self.current {
-                Some(writing) => writing,
-                none => {
-                    none.insert(Writing::begin(&self.directory, &self.id, &self.meta, self.next)?)
-                }
+        while !bytes.is_empty() && !self.is_complete {
+            let Some(table) = self.tables.get(self.position).copied() else {
+                let reason = format!("{} bytes follow its last file", bytes.len());
+                return Err(refused(format!("snapshot {}", self.id), reason));
             };
-            let missing = usize::try_from(writing.missing).unwrap_or(usize::MAX);
-            let (mine, rest) = bytes.split_at(missing.min(bytes.len()));
-            writing.take(mine)?;
-            bytes = rest;
-            if writing.missing == 0 {
-                let whole = self.current.take().expect("looked at above");
-                whole.complete()?;
-                self.next += 1;
+            let path = self.path(&table);
+            let (mut file, mut progress) = match self.writing.take() {
+                Some(writing) => writing,
+                None => (disk::create_unfinished(&path)?, Progress::default()),
+            };
+            let left = usize::try_from(table.size - progress.bytes).unwrap_or(usize::MAX);
+            let (now, later) = bytes.split_at(left.min(bytes.len()));
+            disk::append(&path, &mut file, now)?;
+            progress.add(now);
+            bytes = later;
+            if progress.bytes < table.size {
+                self.writing = Some((file, progress));
+                continue;
             }
+            progress.compare(&table).map_err(|reason| refused(file_name(&path), reason))?;
+            disk::sync(&path, &file)?;
+            self.position += 1;
         }
         Ok(())
     }
 
-    /// Ends the stream: all files must be here, whole.
+    /// Ends the stream. When this has returned well, the snapshot is here for good and raft may hear of it.
     pub fn finish(mut self) -> Result<()> {
-        self.is_finished = true;
-        if self.is_here {
+        if self.is_complete {
             return Ok(());
         }
-        let path = self.id.meta(&self.directory, Side::Received);
-        if self.current.is_some() || self.next != self.meta.cf_files.len() {
-            self.is_finished = false;
-            return Err(damaged(&path, "the stream ended too early"));
+        if let Some(table) = self.tables.get(self.position) {
+            let come = self.writing.as_ref().map_or(0, |(_, progress)| progress.bytes);
+            let reason = format!("the stream ended after {come} of its {} bytes", table.size);
+            return Err(refused(file_name(&self.path(table)), reason));
         }
-        sync_directory(&self.directory).map_err(|error| Error::directory(&path, error))?;
-        replace_file(&path, &self.meta.encode_to_vec())
-            .map_err(|error| Error::directory(&path, error))
+        for table in &self.tables {
+            disk::rename_finished(&self.path(table))?;
+        }
+        format::complete(&self.directory, Side::Receiver, self.id, &self.data)?;
+        self.is_complete = true;
+        Ok(())
+    }
+
+    fn path(&self, table: &Table) -> PathBuf {
+        format::table_path(&self.directory, Side::Receiver, self.id, table.family, table.number)
     }
 }
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        if let (Some(writing), false) = (&self.current, self.is_finished) {
-            let _ = std::fs::remove_file(unfinished(&writing.path));
+        if !self.is_complete {
+            // What cannot be removed now is removed by the next attempt, or collected.
+            let _ = format::remove(&self.directory, Side::Receiver, self.id);
         }
     }
 }
 
-impl Writing {
-    fn begin(
-        directory: &Path,
-        id: &SnapshotId,
-        meta: &SnapshotMeta,
-        number: usize,
-    ) -> Result<Writing> {
-        let named = meta.cf_files.get(number);
-        let named = named.ok_or_else(|| {
-            damaged(&id.meta(directory, Side::Received), "more came than it consists of")
-        })?;
-        let path = id.table(directory, Side::Received, &named.cf);
-        let file =
-            File::create(unfinished(&path)).map_err(|error| Error::directory(&path, error))?;
-        let (missing, checksum) = (named.size, named.checksum);
-        Ok(Writing { file, path, missing, hasher: crc32fast::Hasher::new(), checksum })
-    }
-
-    fn take(&mut self, bytes: &[u8]) -> Result<()> {
-        self.hasher.update(bytes);
-        self.missing -= bytes.len() as u64;
-        self.file.write_all(bytes).map_err(|error| Error::directory(&self.path, error))
-    }
-
-    fn complete(self) -> Result<()> {
-        if self.hasher.finalize() != self.checksum {
-            let _ = std::fs::remove_file(unfinished(&self.path));
-            return Err(damaged(&self.path, "its checksum is wrong"));
+/// Brings the snapshot `id`, whose list is `data`, from the directory of one store to that of another on the
+/// same machine: the whole transport of a simulated or embedded cluster.
+pub fn copy(from: &Path, to: &Path, id: SnapshotId, data: &RaftSnapshotData) -> Result<()> {
+    let mut incoming = Incoming::begin(to, id, data)?;
+    if !incoming.is_complete() {
+        let mut outgoing = Outgoing::open(from, id)?;
+        while let Some(chunk) = outgoing.next_chunk()? {
+            incoming.write(&chunk)?;
         }
-        let failed = |error| Error::directory(&self.path, error);
-        self.file.sync_all().map_err(failed)?;
-        std::fs::rename(unfinished(&self.path), &self.path).map_err(failed)
     }
+    incoming.finish()
+}
+
+fn refused(what: String, reason: String) -> Error {
+    Error::SnapshotRefused { what, reason }
+}
+
+/// The name alone: the other store has other directories.
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
