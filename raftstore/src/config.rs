@@ -464,6 +464,16 @@ pub struct RaftConfig {
     pub stale_peer_ticks: u64,
     /// Ticks between reports to the scheduler.
     pub report_ticks: u64,
+    /// Snapshots that are built at once; each holds a view.
+    pub snapshot_generating_max: usize,
+    /// Snapshots on their way to other stores.
+    pub snapshot_sending_max: usize,
+    /// Snapshots on their way here.
+    pub snapshot_receiving_max: usize,
+    /// Snapshots that are loaded into the data engine at once.
+    pub snapshot_applying_max: usize,
+    /// Bytes of snapshots that are written, sent and received in a second, all together; 0 for no limit.
+    pub snapshot_bytes_per_second: ByteSize,
 }
 
 impl Default for RaftConfig {
@@ -491,6 +501,11 @@ impl Default for RaftConfig {
             read_wait_ticks: 50,
             stale_peer_ticks: 600,
             report_ticks: 600,
+            snapshot_generating_max: 2,
+            snapshot_sending_max: 8,
+            snapshot_receiving_max: 8,
+            snapshot_applying_max: 2,
+            snapshot_bytes_per_second: ByteSize::mib(100),
         }
     }
 }
@@ -532,7 +547,13 @@ impl RaftConfig {
         check.within("region-keys-max", self.region_keys_max, 2..=1_000_000_000)?;
         check.within("read-wait-ticks", self.read_wait_ticks, 1..=1_000_000)?;
         check.within("stale-peer-ticks", self.stale_peer_ticks, 20..=10_000_000)?;
-        check.within("report-ticks", self.report_ticks, 1..=1_000_000)
+        check.within("report-ticks", self.report_ticks, 1..=1_000_000)?;
+        check.within("snapshot-generating-max", self.snapshot_generating_max, 1..=1_024)?;
+        check.within("snapshot-sending-max", self.snapshot_sending_max, 1..=1_024)?;
+        check.within("snapshot-receiving-max", self.snapshot_receiving_max, 1..=1_024)?;
+        check.within("snapshot-applying-max", self.snapshot_applying_max, 1..=1_024)?;
+        let rate = ByteSize(0)..=ByteSize::gib(1_024);
+        check.within("snapshot-bytes-per-second", self.snapshot_bytes_per_second, rate)
     }
 }
 

@@ -12,6 +12,7 @@ use crate::engine::log::LogEngine;
 use crate::meta::StoreMeta;
 use crate::planted::Planted;
 use crate::registry::Registry;
+use crate::snapshot;
 use crate::time::{Clock, splitmix64};
 
 /// See the module. Cloning copies references.
@@ -33,6 +34,10 @@ pub struct Environment {
     pub meta: Arc<Mutex<StoreMeta>>,
     /// Reads on callers' threads.
     pub registry: Arc<Registry>,
+    /// Who is at which snapshot, and where their files lie.
+    pub snapshots: Arc<snapshot::Manager>,
+    /// How fast their bytes may be written and sent.
+    pub snapshot_rate: Arc<snapshot::RateLimit>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Where to log.

@@ -410,6 +410,8 @@ pub enum StoreMessage {
 /// Slow work, done aside.
 #[derive(Debug)]
 pub enum BackgroundTask {
+    /// Some time has passed: what had to wait is tried again.
+    Tick,
     /// Write the files of a snapshot.
     BuildSnapshot(Box<SnapshotOrder>),
     /// Load an accepted snapshot into the data engine.

@@ -6,16 +6,18 @@
 //! 1. The log is cut only after the data engine has made durable what its entries stand for.
 //! 2. Ranges are cleared and snapshots installed one after the other, in the order in which they were asked
 //!    for, so that what is cleared for a region that left never hits one that came; and what is cleared is
-//!    looked up in the store's meta at that moment.
+//!    looked up in the store's meta at that moment. An install that has to wait is kept, and all of these behind
+//!    it wait with it.
 
-use std::path::{Path, PathBuf};
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message as _;
 use skerry_proto::metapb;
-use skerry_proto::raft_serverpb::{PeerState, RegionLocalState};
+use skerry_proto::raft_serverpb::{PeerState, RaftSnapshotData, RegionLocalState};
 use skerry_proto::types::RegionId;
-use slog::info;
+use slog::{debug, info};
 
 use crate::Result;
 use crate::effects::Effects;
@@ -25,7 +27,7 @@ use crate::environment::Environment;
 use crate::keys::{self, DataSpace};
 use crate::message::{BackgroundTask, LogTask, SnapshotOrder, WorkerMessage};
 use crate::planted::Planted;
-use crate::snapshot::{self, SnapshotId};
+use crate::snapshot::{self, Activity, SnapshotId};
 use crate::state::conf_state;
 
 mod split_check;
@@ -33,28 +35,32 @@ mod split_check;
 /// See the module.
 pub struct Background {
     environment: Environment,
-    /// Where snapshots lie.
-    snapshots: PathBuf,
+    /// What must keep its order: installs, and ranges to be cleared. The first may have to wait.
+    ordered: VecDeque<BackgroundTask>,
 }
 
 impl Background {
-    /// A worker over the store's snapshot directory.
-    pub fn new(environment: &Environment, snapshots: &Path) -> Background {
-        Background { environment: environment.clone(), snapshots: snapshots.to_path_buf() }
+    /// A worker with nothing to do.
+    pub fn new(environment: &Environment) -> Background {
+        Background { environment: environment.clone(), ordered: VecDeque::new() }
     }
 
-    /// Does what was asked for.
-    pub fn round(&mut self, tasks: Vec<BackgroundTask>, effects: &mut Effects) -> Result<()> {
+    /// Does what was asked for. `pause` lets the caller's thread wait, where there is one.
+    pub fn round(
+        &mut self,
+        tasks: Vec<BackgroundTask>,
+        pause: &mut dyn FnMut(Duration),
+        effects: &mut Effects,
+    ) -> Result<()> {
         let mut cuts = Vec::new();
         for task in tasks {
             match task {
-                BackgroundTask::BuildSnapshot(order) => self.build(*order, effects),
-                BackgroundTask::InstallSnapshot { id, region, serial, .. } => {
-                    install_snapshot(&self.environment, &self.snapshots, &id, &region)?;
-                    let region_id = region.region_id();
-                    effects.workers.push(WorkerMessage::SnapshotInstalled { region_id, serial });
+                BackgroundTask::Tick => self.advance(effects)?,
+                BackgroundTask::BuildSnapshot(order) => self.build(*order, pause, effects),
+                BackgroundTask::InstallSnapshot { .. } | BackgroundTask::CleanRange { .. } => {
+                    self.ordered.push_back(task);
+                    self.advance(effects)?;
                 }
-                BackgroundTask::CleanRange { range } => clean_range(&self.environment, &range)?,
                 BackgroundTask::CheckSplit { region } => self.check_split(&region, effects)?,
                 BackgroundTask::CompactLog { region_id, serial, first } => {
                     cuts.push((region_id, serial, first));
@@ -64,21 +70,78 @@ impl Background {
         self.cut_logs(cuts, effects)
     }
 
-    fn build(&self, order: SnapshotOrder, effects: &mut Effects) {
-        let SnapshotOrder { serial, id, region, view } = order;
-        let engine = self.environment.engine.as_ref();
-        let data =
-            snapshot::build(&self.snapshots, id, view.as_ref(), &region, engine, &mut |_| {});
-        let built = data.map_err(|error| error.to_string()).map(|data| {
+    /// Installs and clears what was asked for, in order, until something has to wait.
+    fn advance(&mut self, effects: &mut Effects) -> Result<()> {
+        while let Some(task) = self.ordered.pop_front() {
+            if let Some(task) = self.try_ordered(task, effects)? {
+                self.ordered.push_front(task);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands back what cannot be done now.
+    fn try_ordered(
+        &self,
+        task: BackgroundTask,
+        effects: &mut Effects,
+    ) -> Result<Option<BackgroundTask>> {
+        match &task {
+            BackgroundTask::InstallSnapshot { id, region, serial, .. } => {
+                let _applying = match self.environment.snapshots.begin(*id, Activity::Applying) {
+                    Ok(registration) => registration,
+                    Err(busy) => {
+                        debug!(self.environment.logger, "an install has to wait";
+                            "region" => %region, "because" => %busy);
+                        return Ok(Some(task));
+                    }
+                };
+                install_snapshot(&self.environment, *id, region)?;
+                effects.workers.push(WorkerMessage::SnapshotInstalled {
+                    region_id: region.region_id(),
+                    serial: *serial,
+                });
+            }
+            BackgroundTask::CleanRange { range } => clean_range(&self.environment, range)?,
+            _ => unreachable!("only installs and ranges keep an order"),
+        }
+        Ok(None)
+    }
+
+    /// A failure is told to who asked, and ends nothing: raft asks again.
+    fn build(&self, order: SnapshotOrder, pause: &mut dyn FnMut(Duration), effects: &mut Effects) {
+        let SnapshotOrder { serial, id, region, .. } = &order;
+        let built = self.try_build(&order, pause).map(|data| {
             let data = data.encode_to_vec().into();
             let mut built = raft::eraftpb::Snapshot { data, ..Default::default() };
             let metadata = built.mut_metadata();
             (metadata.index, metadata.term) = (id.index, id.term);
-            metadata.set_conf_state(conf_state(&region));
+            metadata.set_conf_state(conf_state(region));
             Box::new(built)
         });
-        let region_id = region.region_id();
+        let (region_id, serial) = (region.region_id(), *serial);
         effects.workers.push(WorkerMessage::SnapshotBuilt { region_id, serial, built });
+    }
+
+    fn try_build(
+        &self,
+        order: &SnapshotOrder,
+        pause: &mut dyn FnMut(Duration),
+    ) -> std::result::Result<RaftSnapshotData, String> {
+        let SnapshotOrder { id, region, view, .. } = order;
+        let Environment { engine, snapshots, snapshot_rate, .. } = &self.environment;
+        let generating = snapshots.begin(*id, Activity::Generating);
+        let _generating = generating.map_err(|busy| busy.to_string())?;
+        let mut limit = |bytes| {
+            let wait = snapshot_rate.take(bytes);
+            if wait > Duration::ZERO {
+                pause(wait);
+            }
+        };
+        let (directory, engine) = (snapshots.directory(), engine.as_ref());
+        let data = snapshot::build(directory, *id, view.as_ref(), region, engine, &mut limit);
+        data.map_err(|error| error.to_string())
     }
 
     fn check_split(&self, region: &Arc<metapb::Region>, effects: &mut Effects) -> Result<()> {
@@ -119,12 +182,11 @@ impl Background {
 /// Loads an accepted snapshot and notes that the region is whole. May be repeated.
 pub fn install_snapshot(
     environment: &Environment,
-    snapshots: &Path,
-    id: &SnapshotId,
+    id: SnapshotId,
     region: &metapb::Region,
 ) -> Result<()> {
     let engine = environment.engine.as_ref();
-    snapshot::install(snapshots, *id, region, engine)?;
+    snapshot::install(environment.snapshots.directory(), id, region, engine)?;
     let state = RegionLocalState { state: PeerState::Normal.into(), region: Some(region.clone()) };
     let mut batch = WriteBatch::new();
     batch.put(ColumnFamily::Raft, keys::region_state(region.id), state.encode_to_vec());

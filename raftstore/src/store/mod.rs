@@ -40,6 +40,7 @@ use crate::meta::StoreMeta;
 use crate::peer::PeerStatus;
 use crate::planted::Planted;
 use crate::registry::{LocalReader, Registry};
+use crate::snapshot;
 use crate::time::Clock;
 
 mod actor;
@@ -52,6 +53,9 @@ mod tests;
 pub mod threads;
 mod worker;
 
+/// Of so many ticks, one goes to the background: nothing there is in a hurry.
+const BACKGROUND_TICKS: u64 = 10;
+
 /// What a store is made of.
 pub struct StoreParts {
     /// Its id.
@@ -60,7 +64,7 @@ pub struct StoreParts {
     pub engine: Arc<dyn Engine>,
     /// Entries and raft states.
     pub log: Arc<dyn LogEngine>,
-    /// Where snapshots lie.
+    /// Where snapshots lie; made if it is not there.
     pub snapshots: PathBuf,
     /// Time.
     pub clock: Arc<dyn Clock>,
@@ -84,6 +88,8 @@ pub struct Store {
     background: (Background, VecDeque<BackgroundTask>),
     /// Whether a tick waits in the queue of each raft worker.
     ticks_waiting: Vec<bool>,
+    /// How many have passed.
+    ticks: u64,
     sent: Vec<RaftMessage>,
     reports: Vec<RegionReport>,
     split_asks: Vec<SplitAsk>,
@@ -94,6 +100,9 @@ impl Store {
     pub fn open(parts: StoreParts) -> Result<Store> {
         parts.config.validate()?;
         let incarnation = recover::count_start(parts.engine.as_ref())?;
+        let snapshots = snapshot::Manager::open(&parts.snapshots, snapshot_limits(&parts.config))?;
+        let rate = parts.config.snapshot_bytes_per_second.bytes();
+        let snapshot_rate = snapshot::RateLimit::new(parts.clock.clone(), rate);
         let environment = Environment {
             store_id: parts.store_id,
             incarnation,
@@ -103,12 +112,14 @@ impl Store {
             log: parts.log,
             meta: Arc::new(Mutex::new(StoreMeta::default())),
             registry: Arc::new(Registry::default()),
+            snapshots,
+            snapshot_rate: Arc::new(snapshot_rate),
             clock: parts.clock,
             logger: parts.logger,
             counters: Arc::default(),
             planted: parts.planted,
         };
-        let found = recover::recover(&environment, &parts.snapshots)?;
+        let found = recover::recover(&environment)?;
         let count = environment.config.workers;
         let worker = |number| (RaftWorker::new(&environment, number, count), VecDeque::new());
         let applier = |_| (ApplyWorker::new(&environment), VecDeque::new());
@@ -117,8 +128,9 @@ impl Store {
             log_writer: (LogWriter::new(&environment), VecDeque::new()),
             appliers: (0..environment.config.apply_workers).map(applier).collect(),
             actor: (StoreActor::new(&environment), VecDeque::new()),
-            background: (Background::new(&environment, &parts.snapshots), VecDeque::new()),
+            background: (Background::new(&environment), VecDeque::new()),
             ticks_waiting: vec![false; count],
+            ticks: 0,
             sent: Vec::new(),
             reports: Vec::new(),
             split_asks: Vec::new(),
@@ -170,7 +182,8 @@ impl Store {
             }
             Actor::Background => {
                 let (background, queue) = &mut self.background;
-                background.round(take(queue, 1), &mut effects)?;
+                // Time does not pass while an actor is turned.
+                background.round(take(queue, 1), &mut |_| {}, &mut effects)?;
             }
         }
         self.carry(effects);
@@ -220,6 +233,11 @@ impl Store {
 
     /// One tick has passed.
     pub fn tick(&mut self) {
+        self.ticks += 1;
+        let waits = |queue: &VecDeque<_>| queue.iter().any(|it| matches!(it, BackgroundTask::Tick));
+        if self.ticks.is_multiple_of(BACKGROUND_TICKS) && !waits(&self.background.1) {
+            self.background.1.push_back(BackgroundTask::Tick);
+        }
         for (number, (_, queue)) in self.workers.iter_mut().enumerate() {
             let made_up = self.environment.has(Planted::TicksMadeUp);
             if !std::mem::replace(&mut self.ticks_waiting[number], true) || made_up {
@@ -270,6 +288,11 @@ impl Store {
         LocalReader::new(registry.clone(), engine.clone(), clock.clone())
     }
 
+    /// Who is at which snapshot, and where their files lie.
+    pub fn snapshots(&self) -> Arc<snapshot::Manager> {
+        self.environment.snapshots.clone()
+    }
+
     /// What invariants, status pages and tests look at: every replica, by region.
     pub fn inspect(&self) -> Vec<PeerStatus> {
         let mut all: Vec<PeerStatus> =
@@ -305,6 +328,15 @@ enum Actor {
     Applier(usize),
     Store,
     Background,
+}
+
+fn snapshot_limits(config: &RaftConfig) -> snapshot::Limits {
+    snapshot::Limits {
+        generating: config.snapshot_generating_max,
+        sending: config.snapshot_sending_max,
+        receiving: config.snapshot_receiving_max,
+        applying: config.snapshot_applying_max,
+    }
 }
 
 fn take<T>(queue: &mut VecDeque<T>, count: usize) -> Vec<T> {

@@ -8,7 +8,6 @@
 //!
 //! **Invariant.** A store whose log lacks what was acknowledged does not start, and names the region.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -42,14 +41,14 @@ pub fn count_start(engine: &dyn Engine) -> Result<u64> {
 }
 
 /// Repairs what a crash has left, and answers the replicas to begin.
-pub fn recover(environment: &Environment, snapshots: &Path) -> Result<Vec<NewPeer>> {
+pub fn recover(environment: &Environment) -> Result<Vec<NewPeer>> {
     let mut found = Vec::new();
     for state in region_states(environment.engine.as_ref())? {
         let region = state.region.clone().unwrap_or_default();
         match state.state() {
             PeerState::Tombstone => forget(environment, &region)?,
             PeerState::Applying => {
-                install_again(environment, snapshots, &region)?;
+                install_again(environment, &region)?;
                 found.push(new_peer(environment, region)?);
             }
             PeerState::Normal => found.push(new_peer(environment, region)?),
@@ -109,17 +108,13 @@ fn forget(environment: &Environment, region: &metapb::Region) -> Result<()> {
 }
 
 /// A crash came between the acceptance of a snapshot and its last step.
-fn install_again(
-    environment: &Environment,
-    snapshots: &Path,
-    region: &metapb::Region,
-) -> Result<()> {
+fn install_again(environment: &Environment, region: &metapb::Region) -> Result<()> {
     let region_id = region.region_id();
     let (applied, _) = stored_apply_state(environment, region_id)?;
     restore_raft_state(environment, region_id, applied.applied_index)?;
     let truncated = applied.truncated_state.unwrap_or_default();
     let id = SnapshotId { region_id: region.id, term: truncated.term, index: truncated.index };
-    install_snapshot(environment, snapshots, &id, region)
+    install_snapshot(environment, id, region)
 }
 
 /// Replaces the log by the accepted snapshot's, if that did not happen.

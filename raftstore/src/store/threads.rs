@@ -10,17 +10,18 @@
 //! that was acknowledged.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use skerry_proto::raft_serverpb::RaftMessage;
 use skerry_proto::types::{PeerId, RegionId};
 
 use super::inbox::Inbox;
-use super::{Store, worker};
+use super::{BACKGROUND_TICKS, Store, worker};
 use crate::apply;
+use crate::background::Background;
 use crate::effects::Effects;
 use crate::environment::{Counters, Environment};
 use crate::message::{
@@ -29,6 +30,7 @@ use crate::message::{
 use crate::outside::{SchedulerClient, Transport};
 use crate::registry::LocalReader;
 use crate::reply::Refusal;
+use crate::snapshot;
 use crate::time::{fatal, spawn};
 
 /// Messages from outside that may wait for a raft worker.
@@ -39,10 +41,13 @@ struct Queues {
     environment: Environment,
     workers: Vec<Inbox<WorkerMessage>>,
     ticks_waiting: Vec<AtomicBool>,
+    /// How many have passed.
+    ticks: AtomicU64,
     log: Inbox<LogTask>,
     appliers: Vec<Inbox<ApplyMessage>>,
     store: Inbox<StoreMessage>,
     background: Inbox<BackgroundTask>,
+    background_tick_waiting: AtomicBool,
     transport: Arc<dyn Transport>,
     scheduler: Arc<dyn SchedulerClient>,
 }
@@ -79,6 +84,8 @@ impl Store {
         let internal = usize::MAX;
         let queues = Arc::new(Queues {
             ticks_waiting: workers.iter().map(|_| AtomicBool::new(false)).collect(),
+            ticks: AtomicU64::new(0),
+            background_tick_waiting: AtomicBool::new(false),
             workers: worker_queues
                 .into_iter()
                 .map(|queue| Inbox::new(WORKER_ROOM, queue))
@@ -106,11 +113,8 @@ impl Store {
             let mut actor = actor.0;
             move |messages, effects| actor.round(messages, effects)
         }));
-        threads.push(run_actor("background", queues.clone(), |queues| &queues.background, {
-            let mut background = background.0;
-            move |tasks, effects| background.round(tasks, effects)
-        }));
         let (stop_ticking, ticks) = bounded(1);
+        threads.push(run_background(background.0, queues.clone(), ticks.clone()));
         let clock = queues.clone();
         threads.push(spawn("store-tick", move || {
             let pause = Duration::from_millis(clock.environment.config.tick_ms);
@@ -151,6 +155,27 @@ fn run_applier(
             queues.perform(|effects| applier.round(messages, effects));
         }
         Some(Stopped::Applier(Box::new(applier)))
+    })
+}
+
+/// The one actor whose thread may sleep: while it builds a snapshot, for the disk's and the network's sake. A stop
+/// of the store ends all pauses.
+fn run_background(
+    mut background: Background,
+    queues: Arc<Queues>,
+    stopping: Receiver<()>,
+) -> JoinHandle<Option<Stopped>> {
+    spawn("background", move || {
+        let mut pause = |wait| {
+            let _ = stopping.recv_timeout(wait);
+        };
+        while let Some(tasks) = queues.background.take(usize::MAX) {
+            if tasks.iter().any(|task| matches!(task, BackgroundTask::Tick)) {
+                queues.background_tick_waiting.store(false, Ordering::Relaxed);
+            }
+            queues.perform(|effects| background.round(tasks, &mut pause, effects));
+        }
+        None
     })
 }
 
@@ -225,6 +250,12 @@ impl Queues {
     }
 
     fn tick(&self) {
+        let passed = 1 + self.ticks.fetch_add(1, Ordering::Relaxed);
+        if passed.is_multiple_of(BACKGROUND_TICKS)
+            && !self.background_tick_waiting.swap(true, Ordering::Relaxed)
+        {
+            self.background.push([BackgroundTask::Tick]);
+        }
         for (worker, waiting) in self.workers.iter().zip(&self.ticks_waiting) {
             if !waiting.swap(true, Ordering::Relaxed) {
                 worker.push([WorkerMessage::Tick]);
@@ -280,6 +311,16 @@ impl StoreHandle {
     pub fn reader(&self) -> LocalReader {
         let Environment { registry, engine, clock, .. } = &self.queues.environment;
         LocalReader::new(registry.clone(), engine.clone(), clock.clone())
+    }
+
+    /// Who is at which snapshot, and where their files lie.
+    pub fn snapshots(&self) -> Arc<snapshot::Manager> {
+        self.queues.environment.snapshots.clone()
+    }
+
+    /// How fast bytes of snapshots may be written, sent and received, all together.
+    pub fn snapshot_rate(&self) -> Arc<snapshot::RateLimit> {
+        self.queues.environment.snapshot_rate.clone()
     }
 
     /// What was done so far.
