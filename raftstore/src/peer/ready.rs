@@ -29,8 +29,6 @@ pub(super) struct Unpersisted {
     task: u64,
     /// The newest Ready that is complete with it.
     number: u64,
-    /// Index of its last entry.
-    last: u64,
     /// Leave when it is durable.
     messages: Vec<Message>,
 }
@@ -79,11 +77,10 @@ impl Peer {
         };
         // Behind a snapshot there may be entries that came while it waited for its turn.
         let entries = ready.take_entries();
-        operations.extend(self.raft_group.mut_store().append(entries, hard_state.as_ref()));
-        let last = self.raft_group.store().last();
+        operations.extend(self.raft_group.mut_store().append(number, entries, hard_state.as_ref()));
         self.raft_group.advance_append_async(ready);
         if !operations.is_empty() {
-            self.unpersisted.push_back(Unpersisted { task: number, number, last, messages });
+            self.unpersisted.push_back(Unpersisted { task: number, number, messages });
             let (region_id, serial) = (self.region_id(), self.serial);
             effects.log.push(LogTask { region_id, serial, number, operations, data, must_sync });
         } else if let Some(newest) = self.unpersisted.back_mut() {
@@ -103,8 +100,11 @@ impl Peer {
         while self.unpersisted.front().is_some_and(|first| first.task <= number) {
             let done = self.unpersisted.pop_front().expect("looked at above");
             if self.is_touchable() {
-                self.raft_group.mut_store().persisted(done.last);
-                self.raft_group.on_persist_ready(done.number);
+                self.raft_group.mut_store().persisted(done.task);
+                if self.raft_group.store().may_tell_raft() {
+                    // And of all before it that were not told.
+                    self.raft_group.on_persist_ready(done.number);
+                }
                 self.send_all(done.messages, effects);
             }
             // Also of a replica that ends: it waits for the installation that begins here.

@@ -3,12 +3,14 @@
 //! 1. Everything that raft asks for is answered from memory or the log engine; nothing here writes. What is
 //!    to be written is handed out as [`LogOperation`]s and becomes durable later.
 //! 2. Raft counts entries as stored from the moment it has handed them out, so they are served from the cache
-//!    until they are durable.
+//!    until they are durable. What replaces entries that are on their way to the disk makes their arrival
+//!    mean nothing: only what came before the replacement counts.
 //! 3. A snapshot that raft wants is ordered and arrives later; until then raft hears *not yet*.
 //!
 //! **Invariant.** `truncated <= applied <= last`.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use protobuf::Message as _;
@@ -36,6 +38,17 @@ enum Ordered {
     Built(Box<Snapshot>),
 }
 
+/// Entries on their way to the disk.
+#[derive(Debug)]
+struct Appending {
+    /// The task of the log writer that has them.
+    task: u64,
+    /// Index of the last one that nothing has replaced since.
+    last: u64,
+    /// Whether it replaces others that were on their way when it was handed out.
+    replaces: bool,
+}
+
 /// See the module.
 pub(super) struct PeerStorage {
     region: Arc<metapb::Region>,
@@ -46,6 +59,8 @@ pub(super) struct PeerStorage {
     truncated: RaftTruncatedState,
     /// Durable up to here.
     persisted: u64,
+    /// On their way to the disk, in order.
+    appending: VecDeque<Appending>,
     cache: EntryCache,
     cache_bytes_max: usize,
     ordered: RefCell<Ordered>,
@@ -80,6 +95,7 @@ impl PeerStorage {
             last_term: truncated.term,
             truncated,
             persisted: last_index,
+            appending: VecDeque::new(),
             cache: EntryCache::default(),
             cache_bytes_max,
             ordered: RefCell::default(),
@@ -118,19 +134,15 @@ impl PeerStorage {
         self.truncated
     }
 
-    /// Index of the newest entry.
-    pub(super) fn last(&self) -> u64 {
-        self.last_index
-    }
-
     /// Index of the newest entry that is durable.
     pub(super) fn durable_up_to(&self) -> u64 {
         self.persisted
     }
 
-    /// Takes what raft hands out; answers what must be stored.
+    /// Takes what raft hands out; answers what must be stored, which `task` is going to bring to the disk.
     pub(super) fn append(
         &mut self,
+        task: u64,
         entries: Vec<Entry>,
         state: Option<&HardState>,
     ) -> Vec<LogOperation> {
@@ -138,7 +150,11 @@ impl PeerStorage {
         let mut operations = Vec::new();
         if let Some(last) = entries.last() {
             (self.last_index, self.last_term) = (last.index, last.term);
-            self.persisted = self.persisted.min(entries[0].index - 1);
+            let kept = entries[0].index - 1;
+            self.persisted = self.persisted.min(kept);
+            let replaces = self.appending.iter().any(|before| before.last > kept);
+            self.appending.iter_mut().for_each(|before| before.last = before.last.min(kept));
+            self.appending.push_back(Appending { task, last: last.index, replaces });
             self.cache.append(&entries);
             operations.push(LogOperation::Append(region_id, entries));
         }
@@ -152,10 +168,19 @@ impl PeerStorage {
         operations
     }
 
-    /// Entries up to this one are durable.
-    pub(super) fn persisted(&mut self, index: u64) {
-        self.persisted = self.persisted.max(index.min(self.last_index));
+    /// The tasks up to this one are done.
+    pub(super) fn persisted(&mut self, task: u64) {
+        while self.appending.front().is_some_and(|first| first.task <= task) {
+            let done = self.appending.pop_front().map_or(0, |first| first.last);
+            self.persisted = self.persisted.max(done);
+        }
         self.cache.shrink(self.persisted, self.cache_bytes_max);
+    }
+
+    /// Whether raft may hear that tasks are done. It knows entries by index and term, and those that were replaced
+    /// may have been replaced by themselves again: it would count them while the disk has yet to lose them.
+    pub(super) fn may_tell_raft(&self) -> bool {
+        !self.appending.iter().any(|appending| appending.replaces)
     }
 
     /// Replaces log and region by an accepted snapshot; answers what must be stored in the log.
@@ -169,6 +194,7 @@ impl PeerStorage {
         self.truncated = RaftTruncatedState { index: metadata.index, term: metadata.term };
         (self.last_index, self.last_term) = (metadata.index, metadata.term);
         self.persisted = metadata.index;
+        self.appending.clear();
         self.cache.clear();
         self.region = region;
         if let Some(state) = state {
@@ -347,4 +373,90 @@ fn check_log(
         return Err(damaged(region_id, reason));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Durability;
+    use crate::engine::log::LogBatch;
+    use crate::engine::log::memory::MemoryLog;
+
+    /// The log of a replica that keeps nothing in memory which it can read back.
+    struct Fixture {
+        storage: PeerStorage,
+        log: Arc<MemoryLog>,
+    }
+
+    impl Fixture {
+        fn new() -> Fixture {
+            let log = Arc::new(MemoryLog::new());
+            let truncated = RaftTruncatedState { index: 5, term: 5 };
+            let applied = RaftApplyState {
+                applied_index: 5,
+                truncated_state: Some(truncated),
+                ..RaftApplyState::default()
+            };
+            let region = Arc::new(metapb::Region { id: 1, ..metapb::Region::default() });
+            let storage = PeerStorage::load(region, log.clone(), &applied, 0);
+            Fixture { storage: storage.expect("a fresh log is whole"), log }
+        }
+
+        /// Hands entries out; what it answers is not on the disk yet.
+        fn append(
+            &mut self,
+            task: u64,
+            indexes: std::ops::RangeInclusive<u64>,
+            term: u64,
+        ) -> LogBatch {
+            let entries = indexes.map(|index| Entry { index, term, ..Entry::default() }).collect();
+            let mut batch = LogBatch::new();
+            let operations = self.storage.append(task, entries, None);
+            operations.into_iter().for_each(|operation| batch.push(operation));
+            batch
+        }
+
+        fn write(&mut self, task: u64, batch: LogBatch) {
+            self.log.write(batch, Durability::Synced).expect("memory is written");
+            self.storage.persisted(task);
+        }
+
+        fn terms(&self, low: u64) -> Vec<u64> {
+            let end = self.storage.last_index + 1;
+            let read = self.storage.read_entries(low, end, usize::MAX).expect("memory is read");
+            read.iter().map(|entry| entry.term).collect()
+        }
+    }
+
+    #[test]
+    fn entries_that_were_replaced_on_their_way_make_nothing_durable() {
+        let mut fixture = Fixture::new();
+        let first = fixture.append(1, 6..=10, 6);
+        let second = fixture.append(2, 8..=9, 7);
+        fixture.write(1, first);
+        assert_eq!(fixture.storage.durable_up_to(), 7, "8 and 9 are other entries by now");
+        assert!(!fixture.storage.may_tell_raft());
+        assert_eq!(fixture.terms(6), [6, 6, 7, 7]);
+        fixture.write(2, second);
+        assert_eq!(fixture.storage.durable_up_to(), 9);
+        assert!(fixture.storage.may_tell_raft());
+        assert_eq!(fixture.terms(6), [6, 6, 7, 7]);
+    }
+
+    #[test]
+    fn entries_that_were_replaced_twice_wait_for_the_last_of_them() {
+        let mut fixture = Fixture::new();
+        let first = fixture.append(1, 6..=10, 6);
+        let second = fixture.append(2, 7..=12, 7);
+        // The first leader is back, with the same entries as before.
+        let third = fixture.append(3, 7..=8, 6);
+        fixture.write(1, first);
+        assert_eq!(fixture.storage.durable_up_to(), 6);
+        fixture.write(2, second);
+        assert_eq!(fixture.storage.durable_up_to(), 6, "the third task cuts them off");
+        assert_eq!(fixture.terms(6), [6, 6, 6]);
+        fixture.write(3, third);
+        assert_eq!(fixture.storage.durable_up_to(), 8);
+        assert_eq!(fixture.terms(6), [6, 6, 6]);
+    }
 }
