@@ -474,6 +474,10 @@ pub struct RaftConfig {
     pub snapshot_applying_max: usize,
     /// Bytes of snapshots that are written, sent and received in a second, all together; 0 for no limit.
     pub snapshot_bytes_per_second: ByteSize,
+    /// Ticks between looks for files of snapshots that nobody needs.
+    pub snapshot_collect_ticks: u64,
+    /// Ticks for which files are kept that a message or a follower may still want.
+    pub snapshot_keep_ticks: u64,
 }
 
 impl Default for RaftConfig {
@@ -506,6 +510,8 @@ impl Default for RaftConfig {
             snapshot_receiving_max: 8,
             snapshot_applying_max: 2,
             snapshot_bytes_per_second: ByteSize::mib(100),
+            snapshot_collect_ticks: 300,
+            snapshot_keep_ticks: 6_000,
         }
     }
 }
@@ -553,7 +559,9 @@ impl RaftConfig {
         check.within("snapshot-receiving-max", self.snapshot_receiving_max, 1..=1_024)?;
         check.within("snapshot-applying-max", self.snapshot_applying_max, 1..=1_024)?;
         let rate = ByteSize(0)..=ByteSize::gib(1_024);
-        check.within("snapshot-bytes-per-second", self.snapshot_bytes_per_second, rate)
+        check.within("snapshot-bytes-per-second", self.snapshot_bytes_per_second, rate)?;
+        check.within("snapshot-collect-ticks", self.snapshot_collect_ticks, 1..=1_000_000)?;
+        check.within("snapshot-keep-ticks", self.snapshot_keep_ticks, 10..=10_000_000)
     }
 }
 

@@ -120,6 +120,11 @@ impl StoreMeta {
         self.accepted.remove(&region_id);
     }
 
+    /// Whether a snapshot of the region is accepted and not installed.
+    pub fn has_accepted(&self, region_id: RegionId) -> bool {
+        self.accepted.contains_key(&region_id)
+    }
+
     /// Whether a region other than `but` lies in this range or will.
     pub fn conflict(&self, bounds: &KeyBounds<'_>, but: RegionId) -> Option<Arc<metapb::Region>> {
         let accepted = self

@@ -19,7 +19,7 @@ const SEEDS: u64 = 50;
 const SEEDS_FOR_ALL_EVENTS: u64 = 100;
 
 /// What must happen often enough to be tested by it.
-const EVENTS: [&str; 24] = [
+const EVENTS: [&str; 26] = [
     "split",
     "conf change",
     "snapshot install",
@@ -41,8 +41,10 @@ const EVENTS: [&str; 24] = [
     "fault: bad network",
     "fault: clock drift",
     "fault: slow disk",
+    "fault: full disk",
     "fault: stall",
     "damaged snapshot refused",
+    "snapshot without room",
     "split asked for by a store",
 ];
 

@@ -1,5 +1,5 @@
 //! Slow work, done aside: snapshots are built and installed, abandoned ranges removed, growing regions looked
-//! at, logs cut. Results come back as messages.
+//! at, logs cut, files of snapshots collected. Results come back as messages.
 //!
 //! **Invariants.**
 //!
@@ -19,6 +19,7 @@ use skerry_proto::raft_serverpb::{PeerState, RaftSnapshotData, RegionLocalState}
 use skerry_proto::types::RegionId;
 use slog::{debug, info};
 
+use self::collection::{Collection, discard};
 use crate::Result;
 use crate::effects::Effects;
 use crate::engine::log::LogOperation;
@@ -27,22 +28,31 @@ use crate::environment::Environment;
 use crate::keys::{self, DataSpace};
 use crate::message::{BackgroundTask, LogTask, SnapshotOrder, WorkerMessage};
 use crate::planted::Planted;
-use crate::snapshot::{self, Activity, SnapshotId};
+use crate::snapshot::{self, Activity, Side, SnapshotId};
 use crate::state::conf_state;
 
+mod collection;
 mod split_check;
+
+/// Of so many ticks of a store one comes here: nothing is in a hurry.
+pub const TICKS: u64 = 10;
 
 /// See the module.
 pub struct Background {
     environment: Environment,
     /// What must keep its order: installs, and ranges to be cleared. The first may have to wait.
     ordered: VecDeque<BackgroundTask>,
+    collection: Collection,
 }
 
 impl Background {
     /// A worker with nothing to do.
     pub fn new(environment: &Environment) -> Background {
-        Background { environment: environment.clone(), ordered: VecDeque::new() }
+        Background {
+            environment: environment.clone(),
+            ordered: VecDeque::new(),
+            collection: Collection::default(),
+        }
     }
 
     /// Does what was asked for. `pause` lets the caller's thread wait, where there is one.
@@ -55,7 +65,10 @@ impl Background {
         let mut cuts = Vec::new();
         for task in tasks {
             match task {
-                BackgroundTask::Tick => self.advance(effects)?,
+                BackgroundTask::Tick => {
+                    self.advance(effects)?;
+                    self.collection.pass(&self.environment, TICKS);
+                }
                 BackgroundTask::BuildSnapshot(order) => self.build(*order, pause, effects),
                 BackgroundTask::InstallSnapshot { .. } | BackgroundTask::CleanRange { .. } => {
                     self.ordered.push_back(task);
@@ -89,7 +102,7 @@ impl Background {
     ) -> Result<Option<BackgroundTask>> {
         match &task {
             BackgroundTask::InstallSnapshot { id, region, serial, .. } => {
-                let _applying = match self.environment.snapshots.begin(*id, Activity::Applying) {
+                let applying = match self.environment.snapshots.begin(*id, Activity::Applying) {
                     Ok(registration) => registration,
                     Err(busy) => {
                         debug!(self.environment.logger, "an install has to wait";
@@ -98,6 +111,8 @@ impl Background {
                     }
                 };
                 install_snapshot(&self.environment, *id, region)?;
+                drop(applying);
+                discard(&self.environment, *id, Side::Receiver);
                 effects.workers.push(WorkerMessage::SnapshotInstalled {
                     region_id: region.region_id(),
                     serial: *serial,
@@ -110,8 +125,14 @@ impl Background {
     }
 
     /// A failure is told to who asked, and ends nothing: raft asks again.
-    fn build(&self, order: SnapshotOrder, pause: &mut dyn FnMut(Duration), effects: &mut Effects) {
+    fn build(
+        &mut self,
+        order: SnapshotOrder,
+        pause: &mut dyn FnMut(Duration),
+        effects: &mut Effects,
+    ) {
         let SnapshotOrder { serial, id, region, .. } = &order;
+        self.collection.asked_for(*id);
         let built = self.try_build(&order, pause).map(|data| {
             let data = data.encode_to_vec().into();
             let mut built = raft::eraftpb::Snapshot { data, ..Default::default() };
@@ -132,7 +153,7 @@ impl Background {
         let SnapshotOrder { id, region, view, .. } = order;
         let Environment { engine, snapshots, snapshot_rate, .. } = &self.environment;
         let generating = snapshots.begin(*id, Activity::Generating);
-        let _generating = generating.map_err(|busy| busy.to_string())?;
+        let generating = generating.map_err(|busy| busy.to_string())?;
         let mut limit = |bytes| {
             let wait = snapshot_rate.take(bytes);
             if wait > Duration::ZERO {
@@ -141,7 +162,12 @@ impl Background {
         };
         let (directory, engine) = (snapshots.directory(), engine.as_ref());
         let data = snapshot::build(directory, *id, view.as_ref(), region, engine, &mut limit);
-        data.map_err(|error| error.to_string())
+        data.map_err(|error| {
+            // The disk may be full: what is half written must not stay.
+            drop(generating);
+            discard(&self.environment, *id, Side::Sender);
+            error.to_string()
+        })
     }
 
     fn check_split(&self, region: &Arc<metapb::Region>, effects: &mut Effects) -> Result<()> {

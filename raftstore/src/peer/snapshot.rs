@@ -3,7 +3,7 @@
 //! Accepting, in this order:
 //!
 //! 1. before raft hears of it: the region must name this replica, its range must be free, and the files are
-//!    here; then the range is held in the store's meta;
+//!    here; then the range is held in the store's meta, which keeps the files from being collected;
 //! 2. raft takes it, or finds that it has the log already; then the range is given back;
 //! 3. when nothing is under way for the former log and region, the state *applying* goes to the data engine,
 //!    synced, with a copy of the raft state; then the log is replaced, synced;
@@ -32,7 +32,7 @@ use crate::engine::{ColumnFamily, WriteBatch};
 use crate::keys;
 use crate::message::{ApplyMessage, BackgroundTask, StoreMessage};
 use crate::planted::Planted;
-use crate::snapshot::SnapshotId;
+use crate::snapshot::{Side, SnapshotId};
 use crate::state::local_state;
 
 /// An accepted snapshot on its way into the data engine.
@@ -103,8 +103,17 @@ impl Peer {
             effects.store.push(StoreMessage::Unpark(region.region_id()));
             return false;
         }
+        let id = SnapshotId { region_id: region.id, term: metadata.term, index: metadata.index };
         meta.accept_snapshot(Arc::new(region));
-        true
+        drop(meta);
+        // From here on its files are kept. If they were collected before, raft sends them again.
+        let is_here = self.environment.snapshots.has(id, Side::Receiver);
+        if !is_here {
+            info!(self.environment.logger, "the files of a snapshot are gone"; "snapshot" => %id);
+            let mut meta = self.environment.meta.lock().expect("no holder panics");
+            meta.release_snapshot(self.region_id());
+        }
+        is_here
     }
 
     /// Gives the range back if raft did not want the snapshot.

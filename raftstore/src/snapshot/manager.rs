@@ -197,6 +197,20 @@ impl Manager {
         list
     }
 
+    /// All snapshots of which there are files, finished or not.
+    pub fn stored(&self) -> Result<BTreeSet<(SnapshotId, Side)>> {
+        let entries = format::entries(&self.directory)?;
+        Ok(entries.into_iter().map(|(_, owner)| owner).collect())
+    }
+
+    /// Whether a snapshot is there, complete, and stays. Whoever asks has seen to it before that
+    /// [`Manager::collect`]'s caller names it as needed.
+    pub fn has(&self, id: SnapshotId, side: Side) -> bool {
+        // In this order: a collection that has asked before unmarks only after it has removed the list.
+        !self.registry().collecting.contains(&(id, side))
+            && format::meta_path(&self.directory, side, id).exists()
+    }
+
     /// Bytes of all files of snapshots, finished or not.
     pub fn total_bytes(&self) -> Result<u64> {
         let mut total = 0;
@@ -219,8 +233,7 @@ impl Manager {
         &self,
         needed: &dyn Fn(&SnapshotId, Side) -> bool,
     ) -> Result<Vec<(SnapshotId, Side)>> {
-        let entries = format::entries(&self.directory)?;
-        let mut candidates: BTreeSet<_> = entries.into_iter().map(|(_, owner)| owner).collect();
+        let mut candidates = self.stored()?;
         candidates.retain(|(id, side)| !needed(id, *side));
         let marked = self.mark(candidates);
         // What was needed in the meantime is known by now, and what will be cannot begin any more.

@@ -29,7 +29,7 @@ use self::log_writer::LogWriter;
 use self::worker::RaftWorker;
 use crate::Result;
 use crate::apply::{self, ApplyWorker};
-use crate::background::Background;
+use crate::background::{self, Background};
 use crate::config::RaftConfig;
 use crate::effects::{Effects, RegionReport, SplitAsk};
 use crate::engine::Engine;
@@ -52,9 +52,6 @@ pub mod recover;
 mod tests;
 pub mod threads;
 mod worker;
-
-/// Of so many ticks, one goes to the background: nothing there is in a hurry.
-const BACKGROUND_TICKS: u64 = 10;
 
 /// What a store is made of.
 pub struct StoreParts {
@@ -235,7 +232,7 @@ impl Store {
     pub fn tick(&mut self) {
         self.ticks += 1;
         let waits = |queue: &VecDeque<_>| queue.iter().any(|it| matches!(it, BackgroundTask::Tick));
-        if self.ticks.is_multiple_of(BACKGROUND_TICKS) && !waits(&self.background.1) {
+        if self.ticks.is_multiple_of(background::TICKS) && !waits(&self.background.1) {
             self.background.1.push_back(BackgroundTask::Tick);
         }
         for (number, (_, queue)) in self.workers.iter_mut().enumerate() {

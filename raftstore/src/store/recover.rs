@@ -4,7 +4,8 @@
 //! 2. Every region state is read. *Tombstone*: whatever its log still holds is forgotten. *Applying*: the raft
 //!    state is restored from its copy if the log was not replaced yet, and the snapshot installed again.
 //!    *Normal*: the replica begins.
-//! 3. Data that lies in no region is removed.
+//! 3. Data that lies in no region is removed, and all files of snapshots: what was accepted is installed by then,
+//!    and nothing else outlives the process that knew of it.
 //!
 //! **Invariant.** A store whose log lacks what was acknowledged does not start, and names the region.
 
@@ -60,6 +61,7 @@ pub fn recover(environment: &Environment) -> Result<Vec<NewPeer>> {
     }
     drop(meta);
     clean_range(environment, &KeyRange::default())?;
+    environment.snapshots.collect(&|_, _| false)?;
     Ok(found)
 }
 

@@ -17,6 +17,7 @@ use crate::engine::{ColumnFamily, WriteBatch};
 use crate::keys::data_key;
 use crate::message::{AdminDone, CommandContext, CommandKind, Consistency, RegionView, Written};
 use crate::reply::{Outcome, Refusal, Replies};
+use crate::snapshot::{Activity, Registration, SnapshotId};
 use crate::time::ManualClock;
 
 const RAW: ColumnFamily = ColumnFamily::Raw;
@@ -38,7 +39,15 @@ struct Cluster {
 }
 
 fn config() -> RaftConfig {
-    RaftConfig { log_gc_threshold: 5, stale_peer_ticks: 40, ..RaftConfig::default() }
+    RaftConfig {
+        log_gc_threshold: 5,
+        stale_peer_ticks: 40,
+        snapshot_generating_max: 1,
+        snapshot_applying_max: 1,
+        snapshot_collect_ticks: 20,
+        snapshot_keep_ticks: 60,
+        ..RaftConfig::default()
+    }
 }
 
 fn peer(id: u64, store_id: u64) -> metapb::Peer {
@@ -210,6 +219,18 @@ impl Cluster {
     fn value_on(&self, store: u64, key: &str) -> Option<String> {
         let value = self.machines[&store].engine.get(RAW, &data_key(key.as_bytes())).expect("get");
         value.map(|value| String::from_utf8(value.to_vec()).expect("text"))
+    }
+
+    /// The names of a store's snapshot files, without their endings.
+    fn snapshots(&self, store: u64) -> Vec<String> {
+        let stored = self.machines[&store].store.snapshots().stored().expect("a directory");
+        stored.iter().map(|(id, side)| format!("{side:?} {id}")).collect()
+    }
+
+    /// Something is done with a snapshot of another region, and takes all the room there is.
+    fn occupy(&self, store: u64, activity: Activity) -> Registration {
+        let id = SnapshotId { region_id: 99, term: 6, index: 6 };
+        self.machines[&store].store.snapshots().begin(id, activity).expect("there is room")
     }
 
     fn replicas(&self, store: u64) -> Vec<String> {
@@ -425,4 +446,45 @@ fn logs_are_cut_and_a_follower_that_was_away_gets_a_snapshot_after_two_splits() 
     for key in ["k00", "k07", "k19", "last"] {
         assert_eq!(cluster.value_on(away, key).as_deref(), Some("v"), "{key}");
     }
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_built_now_is_asked_for_again_and_one_that_cannot_be_installed_waits() {
+    let mut cluster = Cluster::new(4, 3);
+    cluster.run(40);
+    for number in 0..20 {
+        done(cluster.put(1, &format!("k{number}"), "v"));
+    }
+    let leader = cluster.leader(1).0;
+    let generating = cluster.occupy(leader, Activity::Generating);
+    let applying = cluster.occupy(4, Activity::Applying);
+    cluster.change(1, &[(ConfChangeType::AddLearnerNode, peer(14, 4))]);
+    cluster.run(30);
+    assert_eq!(cluster.snapshots(leader), Vec::<String>::new(), "too many are being built");
+    drop(generating);
+    cluster.run(100);
+    let [waiting] = &cluster.machines[&4].store.inspect()[..] else { panic!("one replica") };
+    assert!(waiting.is_installing, "too many are being installed");
+    assert_eq!(cluster.snapshots(4).len(), 1, "what is accepted is kept, for however long");
+    drop(applying);
+    cluster.run(20);
+    assert_eq!(cluster.value_on(4, "k7").as_deref(), Some("v"));
+    assert_eq!(cluster.snapshots(4), Vec::<String>::new(), "what is installed goes");
+    cluster.run(100);
+    assert_eq!(cluster.snapshots(leader), Vec::<String>::new(), "and what nobody asks for");
+}
+
+#[test]
+fn files_that_a_former_process_has_left_are_gone_after_a_start() {
+    let mut cluster = Cluster::new(1, 1);
+    for name in ["gen_1_6_9.meta", "rev_1_6_8_raw.sst.tmp", "rev_7_6_8.meta", "gen_8_6_7.meta"] {
+        std::fs::write(cluster.machines[&1].directory.path().join(name), "x").expect("write");
+    }
+    cluster.run(50);
+    let left = ["Sender 1_6_9", "Receiver 1_6_8", "Receiver 7_6_8"];
+    let mut found = cluster.snapshots(1);
+    found.sort_by_key(|name| left.iter().position(|other| name == other));
+    assert_eq!(found, left, "a region that is not here offers nothing");
+    cluster.restart(1);
+    assert_eq!(cluster.snapshots(1), Vec::<String>::new());
 }

@@ -19,9 +19,9 @@ use skerry_proto::raft_serverpb::RaftMessage;
 use skerry_proto::types::{PeerId, RegionId};
 
 use super::inbox::Inbox;
-use super::{BACKGROUND_TICKS, Store, worker};
+use super::{Store, worker};
 use crate::apply;
-use crate::background::Background;
+use crate::background::{self, Background};
 use crate::effects::Effects;
 use crate::environment::{Counters, Environment};
 use crate::message::{
@@ -30,7 +30,7 @@ use crate::message::{
 use crate::outside::{SchedulerClient, Transport};
 use crate::registry::LocalReader;
 use crate::reply::Refusal;
-use crate::snapshot;
+use crate::snapshot::{self, Activity, SnapshotId};
 use crate::time::{fatal, spawn};
 
 /// Messages from outside that may wait for a raft worker.
@@ -251,7 +251,7 @@ impl Queues {
 
     fn tick(&self) {
         let passed = 1 + self.ticks.fetch_add(1, Ordering::Relaxed);
-        if passed.is_multiple_of(BACKGROUND_TICKS)
+        if passed.is_multiple_of(background::TICKS)
             && !self.background_tick_waiting.swap(true, Ordering::Relaxed)
         {
             self.background.push([BackgroundTask::Tick]);
@@ -316,6 +316,11 @@ impl StoreHandle {
     /// Who is at which snapshot, and where their files lie.
     pub fn snapshots(&self) -> Arc<snapshot::Manager> {
         self.queues.environment.snapshots.clone()
+    }
+
+    /// What is being done with which snapshot at this moment.
+    pub fn snapshot_activity(&self) -> Vec<(SnapshotId, Activity)> {
+        self.queues.environment.snapshots.list()
     }
 
     /// How fast bytes of snapshots may be written, sent and received, all together.

@@ -6,7 +6,8 @@
 //!    on every write fails, the actor stops as it must, and the store is dropped.
 //! 2. *Death of the process* keeps everything written.
 //! 3. Every write is mixed into a number that becomes part of the trace.
-//! 4. The ledger notes, per region, what the log had made durable: the invariants of promises (votes,
+//! 4. A *full disk* has no room for files of snapshots; the engines have set some aside for themselves.
+//! 5. The ledger notes, per region, what the log had made durable: the invariants of promises (votes,
 //!    acknowledgements) ask it.
 //!
 //! Snapshot files lie in a real directory, in memory where the machine has one; power loss leaves them as
@@ -14,7 +15,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -50,6 +51,10 @@ struct Plug {
     /// Of everything written.
     digest: Mutex<Digest>,
     writes: AtomicU64,
+    /// Whether there is no room for another table file.
+    is_full: AtomicBool,
+    /// Table files for which there was no room.
+    without_room: AtomicU64,
 }
 
 /// What the log of one region had made durable.
@@ -72,6 +77,8 @@ impl Disk {
             writes_left: AtomicU64::new(FOR_EVER),
             digest: Mutex::default(),
             writes: AtomicU64::new(0),
+            is_full: AtomicBool::new(false),
+            without_room: AtomicU64::new(0),
         });
         let engine = Arc::new(PluggedEngine { inner: engine, plug: plug.clone() });
         let ledger = Mutex::new(Ledger::of(&log));
@@ -102,6 +109,21 @@ impl Disk {
     /// Whether a write has failed because the plug is pulled.
     pub fn is_dark(&self) -> bool {
         self.plug.writes_left.load(Ordering::Relaxed) == 0
+    }
+
+    /// Fills the disk, so that nothing large finds room, or makes room again.
+    pub fn set_full(&self, is_full: bool) {
+        self.plug.is_full.store(is_full, Ordering::Relaxed);
+    }
+
+    /// Whether nothing large finds room.
+    pub fn is_full(&self) -> bool {
+        self.plug.is_full.load(Ordering::Relaxed)
+    }
+
+    /// For how many table files there was no room since this was asked last.
+    pub fn take_without_room(&self) -> u64 {
+        self.plug.without_room.swap(0, Ordering::Relaxed)
     }
 
     /// What a restart finds after power loss. Nobody uses the disk any more.
@@ -214,7 +236,8 @@ impl Engine for PluggedEngine {
     }
 
     fn table_writer(&self, family: ColumnFamily, path: &Path) -> Result<Box<dyn TableWriter>> {
-        self.inner.table_writer(family, path)
+        let inner = self.inner.table_writer(family, path)?;
+        Ok(Box::new(PluggedTable { inner, plug: self.plug.clone() }))
     }
 
     fn ingest(&self, family: ColumnFamily, tables: &[PathBuf]) -> Result<()> {
@@ -229,6 +252,31 @@ impl Engine for PluggedEngine {
 
     fn checkpoint(&self, path: &Path) -> Result<()> {
         self.inner.checkpoint(path)
+    }
+}
+
+/// A table file, for which there may be no room in the end.
+struct PluggedTable {
+    inner: Box<dyn TableWriter>,
+    plug: Arc<Plug>,
+}
+
+impl TableWriter for PluggedTable {
+    fn delete_range(&mut self, range: &KeyRange) -> Result<()> {
+        self.inner.delete_range(range)
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.inner.put(key, value)
+    }
+
+    fn finish(self: Box<Self>) -> Result<u64> {
+        if self.plug.is_full.load(Ordering::Relaxed) {
+            self.plug.without_room.fetch_add(1, Ordering::Relaxed);
+            let reason = "no space left on device".to_string();
+            return Err(Error::Engine { operation: "a table file", reason });
+        }
+        self.inner.finish()
     }
 }
 

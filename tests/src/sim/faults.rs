@@ -29,6 +29,8 @@ pub enum Fault {
     Drift,
     /// A store's disk becomes slow.
     SlowDisk(usize),
+    /// A store's disk has no room for another snapshot.
+    FullDisk(usize),
     /// Some actors of a store stop while the others go on.
     Stall(usize, Part),
 }
@@ -61,12 +63,13 @@ impl Fault {
             Fault::Spoil => "fault: bad network",
             Fault::Drift => "fault: clock drift",
             Fault::SlowDisk(_) => "fault: slow disk",
+            Fault::FullDisk(_) => "fault: full disk",
             Fault::Stall(..) => "fault: stall",
         }
     }
 
     /// All names, for a check that each occurs.
-    pub const NAMES: [&'static str; 10] = [
+    pub const NAMES: [&'static str; 11] = [
         "fault: power loss",
         "fault: power loss at a write",
         "fault: blackout",
@@ -76,6 +79,7 @@ impl Fault {
         "fault: bad network",
         "fault: clock drift",
         "fault: slow disk",
+        "fault: full disk",
         "fault: stall",
     ];
 }
@@ -105,7 +109,7 @@ impl Plan {
     /// The next fault, and how long it lasts.
     pub fn next_fault(&mut self) -> (Fault, Moment) {
         let store = self.chance.place(self.stores);
-        let fault = match self.chance.below(100) {
+        let fault = match self.chance.below(103) {
             0..12 => Fault::PowerLoss(store),
             12..28 => Fault::PowerLossAtWrite(store, self.chance.between(0, 30)),
             28..31 => Fault::Blackout,
@@ -117,6 +121,7 @@ impl Plan {
             70..77 => Fault::Spoil,
             77..83 => Fault::Drift,
             83..90 => Fault::SlowDisk(store),
+            100.. => Fault::FullDisk(store),
             _ => Fault::Stall(store, self.chance.pick(&PARTS).expect("there are several parts")),
         };
         let lasts = match fault {

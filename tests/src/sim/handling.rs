@@ -107,12 +107,9 @@ impl World {
         let to_peer = PeerId::new(message.to_peer.unwrap_or_default().id);
         let is_open = self.nodes[node].store.is_some() && self.network.is_open(from, node);
         let transfer = match is_open {
-            true => carry(
-                self.nodes[from].disk().snapshots(),
-                self.nodes[node].disk().snapshots(),
-                &message,
-                &mut self.chance,
-            ),
+            true => {
+                carry(self.nodes[from].disk(), self.nodes[node].disk(), &message, &mut self.chance)
+            }
             false => Transfer::Failed,
         };
         self.trace.count(match transfer {
@@ -230,6 +227,9 @@ impl World {
         if writes != node.traced_writes {
             node.traced_writes = writes;
             self.trace.mix(self.now, 3, digest);
+        }
+        for _ in 0..node.disk().take_without_room() {
+            self.trace.count("snapshot without room");
         }
         let Some(store) = &mut node.store else { return Ok(()) };
         let (sent, reports) = (store.take_sent(), store.take_reports());

@@ -90,6 +90,10 @@ impl World {
                 self.nodes[node].disk_slowness = SLOWNESS;
                 self.queue.plan(end, Event::Over(fault));
             }
+            Fault::FullDisk(node) => {
+                self.nodes[node].disk().set_full(true);
+                self.queue.plan(end, Event::Over(fault));
+            }
         }
         true
     }
@@ -100,6 +104,7 @@ impl World {
             Fault::Partition(_) => self.network.heal(),
             Fault::Spoil => self.network.mend(),
             Fault::SlowDisk(node) => self.nodes[node].disk_slowness = 1,
+            Fault::FullDisk(node) => self.nodes[node].disk().set_full(false),
             _ => {}
         }
     }

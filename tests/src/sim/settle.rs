@@ -37,6 +37,7 @@ impl World {
             node.set_right(self.now);
             node.paused_until = node.paused_until.min(self.now);
             node.disk().pull_plug_after(u64::MAX);
+            node.disk().set_full(false);
             self.start(number)?;
         }
         Ok(())
@@ -116,6 +117,7 @@ impl World {
                 return Err(format!("{} has replicas that belong nowhere", node.id));
             }
             self.has_no_stray_data(number)?;
+            self.has_no_stray_files(number)?;
         }
         Ok(())
     }
@@ -161,6 +163,19 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Nobody needs a snapshot any more, so no file of one may be left.
+    fn has_no_stray_files(&self, number: usize) -> Result<(), String> {
+        let node = &self.nodes[number];
+        let files = std::fs::read_dir(node.disk().snapshots()).expect("the directory is there");
+        let name = |file: std::io::Result<std::fs::DirEntry>| file.expect("an entry").file_name();
+        let mut names: Vec<_> = files.map(name).collect();
+        names.sort();
+        match names.first() {
+            None => Ok(()),
+            Some(first) => Err(format!("{} has files that nobody needs: {first:?}", node.id)),
+        }
     }
 
     /// Every replica on a line, for a failure.

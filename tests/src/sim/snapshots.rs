@@ -1,13 +1,12 @@
 //! Snapshots on their way between stores: the bytes of the files, of which one may be damaged or the last may
 //! be missing. The receiver has to notice.
 
-use std::path::Path;
-
 use skerry_proto::raft_serverpb::{RaftMessage, RaftSnapshotData};
-use skerry_raftstore::Result;
 use skerry_raftstore::snapshot::{Incoming, Outgoing, SnapshotId, of_message};
+use skerry_raftstore::{Error, Result};
 
 use super::chance::Chance;
+use super::disk::Disk;
 
 /// Of a hundred transfers, those whose bytes are damaged.
 const DAMAGED: u64 = 4;
@@ -27,8 +26,8 @@ pub(super) enum Transfer {
 
 /// Carries the files of the snapshot that `message` announces.
 pub(super) fn carry(
-    from: &Path,
-    to: &Path,
+    from: &Disk,
+    to: &Disk,
     message: &RaftMessage,
     chance: &mut Chance,
 ) -> Transfer {
@@ -45,14 +44,14 @@ pub(super) fn carry(
 
 /// Carries the bytes; answers whether any of them was damaged.
 fn stream(
-    from: &Path,
-    to: &Path,
+    from: &Disk,
+    to: &Disk,
     id: SnapshotId,
     data: &RaftSnapshotData,
     mut damage: Option<&mut Chance>,
 ) -> Result<bool> {
-    let mut incoming = Incoming::begin(to, id, data)?;
-    let mut outgoing = Outgoing::open(from, id)?;
+    let mut incoming = Incoming::begin(to.snapshots(), id, data)?;
+    let mut outgoing = Outgoing::open(from.snapshots(), id)?;
     let mut is_damaged = false;
     while let Some(chunk) = outgoing.next_chunk()? {
         let mut bytes = chunk.to_vec();
@@ -68,6 +67,10 @@ fn stream(
                 }
                 false => bytes.truncate(chance.place(bytes.len())),
             }
+        }
+        if to.is_full() && !incoming.is_complete() {
+            let reason = "no space left on device".to_string();
+            return Err(Error::Engine { operation: "a received table", reason });
         }
         incoming.write(&bytes)?;
     }

@@ -317,6 +317,8 @@ fn config(seed: u64) -> RaftConfig {
         read_wait_ticks: chance.between(10, 40),
         stale_peer_ticks: 40,
         report_ticks: 20,
+        snapshot_collect_ticks: chance.between(5, 30),
+        snapshot_keep_ticks: chance.between(10, 60),
         ..usual
     }
 }

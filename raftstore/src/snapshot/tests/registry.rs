@@ -128,6 +128,7 @@ fn nothing_begins_with_files_that_are_just_being_removed() {
             let refusal =
                 manager.begin(*id, Activity::Applying).expect_err("so are those received");
             assert_eq!(refusal, Busy::Collecting(*id));
+            assert!(!manager.has(*id, side), "it does not stay");
         }
         // Needed after all, since the first question.
         is_marked && id.region_id == 8
@@ -135,6 +136,8 @@ fn nothing_begins_with_files_that_are_just_being_removed() {
     let removed = manager.collect(&needed).expect("collect");
     assert_eq!(removed, [(ID, Side::Sender), (ID, Side::Receiver)]);
     assert_eq!(names(&manager), ["gen_8_6_120.meta"]);
+    assert!(manager.has(id(8), Side::Sender) && !manager.has(ID, Side::Sender));
+    assert_eq!(manager.stored().expect("list"), BTreeSet::from([(id(8), Side::Sender)]));
     assert_eq!(asked.borrow().len(), 6);
     drop(manager.begin(ID, Activity::Sending).expect("the marks are gone"));
 }
