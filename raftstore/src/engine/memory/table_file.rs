@@ -8,7 +8,9 @@
 //! CRC-32 of all the above                             4 bytes
 //! ```
 //!
-//! Integers are little-endian. Checkpoints are made of the same files, one for each family.
+//! Integers are little-endian but for the CRC, which is big-endian: with its own CRC behind it in the other order
+//! every file would have the same CRC as a whole, and whoever keeps that to compare would compare nothing.
+//! Checkpoints are made of the same files, one for each family.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -56,7 +58,7 @@ impl MemoryTableWriter {
     /// Syncs and closes the file, which may be empty.
     pub(super) fn close(mut self) -> Result<u64> {
         let crc = self.hasher.clone().finalize();
-        self.append(&crc.to_le_bytes())?;
+        self.append(&crc.to_be_bytes())?;
         let file = self.file.into_inner().map_err(|error| failed(&self.path, error.error()))?;
         file.sync_all().map_err(|error| failed(&self.path, error))?;
         Ok(self.size)
@@ -132,7 +134,7 @@ impl Table {
             return Err("it is not a table file");
         }
         let mut crc = bytes.split_off(bytes.len() - CRC_BYTES);
-        if crc.get_u32_le() != crc32fast::hash(&bytes) {
+        if crc.get_u32() != crc32fast::hash(&bytes) {
             return Err("its checksum is wrong");
         }
         bytes.advance(MAGIC.len());
@@ -181,6 +183,19 @@ mod tests {
         let table = Table::read(&path).expect("read");
         assert_eq!(table.deleted, Some(KeyRange::new("a", "z")));
         assert_eq!(table.pairs, [("b".into(), "1".into()), ("c".into(), Bytes::new())]);
+    }
+
+    #[test]
+    fn the_checksum_of_a_whole_file_depends_on_what_is_in_it() {
+        let (_directory, path) = written();
+        let good = std::fs::read(&path).expect("read");
+        let end = good.len() - CRC_BYTES;
+        let mut other = good.clone();
+        other[end - 1] ^= 1;
+        let crc = crc32fast::hash(&other[..end]);
+        other[end..].copy_from_slice(&crc.to_be_bytes());
+        assert!(Table::decode(other.clone().into()).is_ok(), "another file, good in itself");
+        assert_ne!(crc32fast::hash(&good), crc32fast::hash(&other));
     }
 
     #[test]
