@@ -106,9 +106,10 @@ fn seeds_hold() {
 const SEEDS_FOR_A_BUG: u64 = 40;
 
 /// Bugs that need a coincidence, which forty seeds may not have. They are looked for when somebody asks.
-const RARE: [Planted; 7] = [
+const RARE: [Planted; 8] = [
     Planted::SnapshotOverRegion,
     Planted::StaleLease,
+    Planted::ReusedReadContext,
     Planted::IgnoreEpochAtApply,
     Planted::AnswersAtStepDown,
     Planted::JointLeftEarly,

@@ -109,6 +109,8 @@ pub struct Peer {
     led_since: u64,
     /// When each follower was heard last, in ticks.
     heard: BTreeMap<PeerId, u64>,
+    /// Replicas that its last report called pending or down.
+    reported_unwell: Vec<PeerId>,
     /// Bytes that were written since the region's size was looked at.
     bytes_unchecked: u64,
     /// The region's size, roughly.
@@ -198,6 +200,7 @@ impl Peer {
             named_in: 0,
             led_since: 0,
             heard: BTreeMap::new(),
+            reported_unwell: Vec::new(),
             bytes_unchecked: 0,
             size: 0,
             raft_group,

@@ -1,5 +1,6 @@
 //! What a leader tells the scheduler about its region: at once when it comes to lead and when range or peers
-//! change, because clients wait for that, and from time to time.
+//! change, because clients wait for that; when a replica is well again, because the scheduler gives no vote to one
+//! that is not; and from time to time.
 
 use raft::ProgressState;
 use skerry_proto::types::PeerId;
@@ -8,9 +9,10 @@ use super::Peer;
 use crate::effects::{Effects, RegionReport};
 
 impl Peer {
-    /// Reports from time to time.
+    /// Reports from time to time, and when a replica is well again.
     pub(super) fn tick_report(&mut self, effects: &mut Effects) {
-        if self.ticks.is_multiple_of(self.environment.config.report_ticks) {
+        let is_due = self.ticks.is_multiple_of(self.environment.config.report_ticks);
+        if is_due || self.has_recovery() {
             self.report(effects);
         }
     }
@@ -20,6 +22,31 @@ impl Peer {
         if !self.is_leader() {
             return;
         }
+        let (pending, down) = (self.pending(), self.down());
+        self.reported_unwell =
+            pending.iter().chain(down.iter().map(|(id, _)| id)).copied().collect();
+        effects.reports.push(RegionReport {
+            region: skerry_proto::metapb::Region::clone(self.region()),
+            leader: self.peer,
+            term: self.raft_group.raft.term,
+            pending,
+            down,
+            size: self.size,
+        });
+    }
+
+    /// Whether a replica that was reported as pending or down is neither any more.
+    fn has_recovery(&self) -> bool {
+        if self.reported_unwell.is_empty() || !self.is_leader() {
+            return false;
+        }
+        let (pending, down) = (self.pending(), self.down());
+        let is_unwell = |id: &PeerId| pending.contains(id) || down.iter().any(|(it, _)| it == id);
+        !self.reported_unwell.iter().all(is_unwell)
+    }
+
+    /// Replicas that need a snapshot before they count.
+    fn pending(&self) -> Vec<PeerId> {
         let truncated = self.raft_group.store().truncated().index;
         let lags = |(id, progress): (&u64, &raft::Progress)| {
             (progress.state == ProgressState::Snapshot || progress.matched < truncated)
@@ -27,17 +54,14 @@ impl Peer {
         };
         let mut pending: Vec<PeerId> = self.raft_group.raft.prs().iter().filter_map(lags).collect();
         pending.sort_unstable();
-        let silence = self.environment.config.election_ticks as u64;
+        pending
+    }
+
+    /// Replicas that have been silent for long, and for how many ticks.
+    fn down(&self) -> Vec<(PeerId, u64)> {
+        let patience = self.environment.config.election_ticks as u64;
         let others = self.heard.iter().filter(|(id, _)| id.get() != self.peer.id);
-        let down =
-            others.map(|(id, tick)| (*id, self.ticks - tick)).filter(|(_, ticks)| *ticks > silence);
-        effects.reports.push(RegionReport {
-            region: skerry_proto::metapb::Region::clone(self.region()),
-            leader: self.peer,
-            term: self.raft_group.raft.term,
-            pending,
-            down: down.collect(),
-            size: self.size,
-        });
+        let silences = others.map(|(id, tick)| (*id, self.ticks - tick));
+        silences.filter(|(_, ticks)| *ticks > patience).collect()
     }
 }

@@ -388,6 +388,20 @@ fn a_new_member_catches_up_by_snapshot_and_an_old_one_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_replica_that_has_caught_up_is_reported_at_once() {
+    let mut cluster = Cluster::new(2, 1);
+    cluster.run(3);
+    let reports = |cluster: &mut Cluster| {
+        cluster.machines.get_mut(&1).expect("it is there").store.take_reports()
+    };
+    reports(&mut cluster);
+    cluster.change(1, &[(ConfChangeType::AddLearnerNode, peer(12, 2))]);
+    cluster.run(10);
+    let pending: Vec<_> = reports(&mut cluster).into_iter().map(|told| told.pending).collect();
+    assert_eq!(pending, [vec![PeerId::new(12)], vec![]], "a minute before the next report is due");
+}
+
+#[test]
 fn two_members_are_swapped_through_the_joint_configuration() {
     let mut cluster = Cluster::new(4, 3);
     cluster.run(40);
