@@ -15,10 +15,10 @@
 //!    [`Cluster::report_split`]) change the picture at once. Which regions they changed is collected;
 //!    [`Cluster::take_region_changes`] hands it over to be written a moment later.
 //! 3. *Decisions* ([`Cluster::bootstrap`], [`Cluster::put_store`], [`Cluster::put_settings`],
-//!    [`Cluster::allocate_ids`], [`Cluster::ask_split`], [`Cluster::raise_safe_point`]) change nothing yet
-//!    (ids are taken, but lost ids harm nobody). The caller makes `changes` durable, hands them to
-//!    [`Cluster::install`], and only then lets the answer out. One decision at a time: the next one is
-//!    asked for when the last one is installed.
+//!    [`Cluster::allocate_ids`], [`Cluster::ask_split`], [`Cluster::next_step`],
+//!    [`Cluster::raise_safe_point`]) change nothing yet (ids are taken, but lost ids harm nobody). The
+//!    caller makes `changes` durable, hands them to [`Cluster::install`], and only then lets the answer
+//!    out. One decision at a time: the next one is asked for when the last one is installed.
 //! 4. After a restart the rows from disk are installed the same way ([`Cluster::restore`]).
 //!
 //! # A cluster of API version 2
@@ -36,8 +36,8 @@
 //! * A region has a leader only if a heartbeat has named it in this life of the process: after a restart
 //!   clients are sent to nobody until stores have spoken.
 //!
-//! What it does not do: it moves no region and replaces no store yet; heartbeats are recorded and
-//! answered by nothing but refusals.
+//! What leaders are told to do about their replicas is in [`steps`], by the rule of [`crate::replicas`]; what
+//! that does not do, nobody does yet.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -48,14 +48,20 @@ use skerry_proto::pdpb::{RegionHeartbeatRequest, SplitId, StoreStats};
 use skerry_proto::region::KeyBounds;
 use skerry_proto::types::{ClusterId, PeerId, RegionId, StoreId};
 
+use crate::config::SchedulerConfig;
 use crate::gc::SafePoint;
 use crate::ids::IdAllocator;
 use crate::keyspace::{Keyspaces, default_keyspace};
 use crate::moment::Moment;
 use crate::persist::Change;
 use crate::region_tree::{RegionRecord, RegionTree};
-use crate::stores::{StoreRecord, Stores};
+use crate::stores::{Liveness, Patience, StoreRecord, Stores};
 use crate::{Error, Result};
+
+mod steps;
+
+pub use self::steps::Instruction;
+use self::steps::Promises;
 
 /// The most ids one request may take: far above what a split or a bootstrap needs, and far below what
 /// would wear out the sequence.
@@ -78,6 +84,8 @@ pub struct StoreNews {
     pub cluster_version: String,
     /// Whether it is to serve or to leave.
     pub state: NodeState,
+    /// Whether it was not up before: regions may have waited for it.
+    pub has_come_up: bool,
 }
 
 /// The state. See the head of this file.
@@ -86,11 +94,14 @@ pub struct Cluster {
     id: ClusterId,
     /// Replicas that a bootstrap records.
     replicas_max: u32,
+    /// When silent stores count as disconnected and down.
+    patience: Patience,
     /// There since bootstrap.
     settings: Option<metapb::Cluster>,
     ids: IdAllocator,
     stores: Stores,
     regions: RegionTree,
+    promises: Promises,
     /// Regions whose row on disk is not what the tree says.
     unsaved: BTreeSet<RegionId>,
     safe_point: SafePoint,
@@ -100,31 +111,38 @@ pub struct Cluster {
 impl Cluster {
     /// The cluster with this id and what `rows` say of it. The rows of one life of the process never
     /// contradict each other; should regions overlap all the same, the higher version wins.
-    pub fn restore(id: ClusterId, replicas_max: u32, id_batch: u64, rows: Vec<Change>) -> Cluster {
+    pub fn restore(
+        id: ClusterId,
+        config: &SchedulerConfig,
+        rows: Vec<Change>,
+        now: Moment,
+    ) -> Cluster {
         assert_ne!(id.get(), 0, "0 means that no cluster is named");
         let mut cluster = Cluster {
             id,
-            replicas_max,
+            replicas_max: config.replicas_max,
+            patience: config.patience(),
             settings: None,
-            ids: IdAllocator::new(id_batch),
+            ids: IdAllocator::new(config.id_batch),
             stores: Stores::default(),
             regions: RegionTree::default(),
+            promises: Promises::default(),
             unsaved: BTreeSet::new(),
             safe_point: SafePoint::default(),
             keyspaces: Keyspaces::default(),
         };
-        cluster.install(rows);
+        cluster.install(rows, now);
         cluster.ids.skip_to_bound();
         cluster
     }
 
     /// Makes durable changes true.
-    pub fn install(&mut self, changes: Vec<Change>) {
+    pub fn install(&mut self, changes: Vec<Change>, now: Moment) {
         for change in changes {
             match change {
                 Change::ClusterId(id) => assert_eq!(id, self.id, "rows of another cluster"),
                 Change::Cluster(settings) => self.settings = Some(settings),
-                Change::Store(store) => self.stores.install(store),
+                Change::Store(store) => self.stores.install(store, now),
                 Change::Region(region) => {
                     // Refused only if something newer is known, and then that is right.
                     let _ = self.regions.accept(RegionRecord::silent(region));
@@ -274,15 +292,19 @@ impl Cluster {
     /// A store says that it is alive.
     pub fn store_heartbeat(&mut self, stats: StoreStats, now: Moment) -> Result<StoreNews> {
         self.settings()?;
-        let state = self.stores.heartbeat(stats, now)?;
+        let before =
+            self.stores.speaking(StoreId::new(stats.store_id))?.liveness(now, self.patience);
+        let record = self.stores.heartbeat(stats, now)?;
+        let is_up = record.liveness(now, self.patience) == Liveness::Up;
+        let (state, has_come_up) = (record.store.node_state(), is_up && before != Liveness::Up);
         let version = self.stores.cluster_version();
         let cluster_version = version.map(|version| version.to_string()).unwrap_or_default();
-        Ok(StoreNews { cluster_version, state })
+        Ok(StoreNews { cluster_version, state, has_come_up })
     }
 
     // ---- Regions ------------------------------------------------------------------------------------
 
-    /// The leader of a region says how it is.
+    /// The leader of a region says how it is. What it is told in turn is [`Cluster::next_step`].
     pub fn region_heartbeat(&mut self, report: RegionHeartbeatRequest) -> Result<()> {
         self.settings()?;
         let region =
@@ -395,12 +417,14 @@ impl Cluster {
     }
 
     fn accept(&mut self, record: RegionRecord) -> Result<()> {
-        let id = record.id();
+        let (id, conf_ver) = (record.id(), record.region.epoch().conf_ver);
         let saved = self.regions.get(id).is_some_and(|known| known.region == record.region);
         let replaced = self.regions.accept(record)?;
         if !saved {
             self.unsaved.insert(id);
         }
+        self.promises.region_is_at(id, conf_ver);
+        replaced.iter().for_each(|gone| self.promises.forget(*gone));
         self.unsaved.extend(replaced);
         Ok(())
     }

@@ -3,10 +3,12 @@
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use skerry_raftstore::config::{ByteSize, Knob};
 
+use crate::stores::Patience;
 use crate::{Error, Result};
 
 /// `[scheduler]`.
@@ -92,6 +94,14 @@ impl SchedulerConfig {
         within("requests-per-connection-max", self.requests_per_connection_max, 8..=65_536)
     }
 
+    /// When silent stores count as disconnected and down.
+    pub fn patience(&self) -> Patience {
+        Patience {
+            disconnected: Duration::from_millis(self.store_disconnected_ms),
+            down: Duration::from_millis(self.store_down_ms),
+        }
+    }
+
     /// One line for every field, in order.
     pub fn reference() -> Vec<Knob> {
         let default = SchedulerConfig::default();
@@ -126,16 +136,17 @@ const ADDR: &str = "Host and port to listen on, for gRPC and HTTP alike.";
 const ADVERTISE: &str = "Host and port that clients and stores are told to use, if they cannot use \
     `addr` as it stands. Required when `addr` means every interface.";
 const NAME: &str = "Name of this scheduler in lists of members.";
-const REPLICAS: &str = "Replicas that every region should have. Recorded at bootstrap.";
+const REPLICAS: &str = "Replicas that every region should have, as far as there are stores. Recorded at \
+    bootstrap.";
 const WINDOW: &str = "Timestamps are handed out from memory up to a limit on disk; this is how far \
     ahead the limit is put, in milliseconds. After a crash timestamps may run ahead of the clock by \
     as much.";
 const IDS: &str = "Ids of regions and peers that one write to disk reserves. A crash wastes what is \
     left of them.";
 const DISCONNECTED: &str = "Milliseconds without a heartbeat after which a store is shown as \
-    disconnected.";
-const DOWN: &str = "Milliseconds without a heartbeat after which a store is shown as down. At least \
-    `store-disconnected-ms`.";
+    disconnected and gets no new replicas.";
+const DOWN: &str = "Milliseconds without a heartbeat after which a store is shown as down, and replicas \
+    that were still being fed there are given up. At least `store-disconnected-ms`.";
 const KEEP_ALIVE: &str =
     "Milliseconds between messages that only keep a store's heartbeat stream open.";
 const SAVE: &str = "Milliseconds between writes of what heartbeats have changed about regions. What a \

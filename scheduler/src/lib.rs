@@ -6,9 +6,10 @@
 //! | module | what it is | may name |
 //! | --- | --- | --- |
 //! | [`error`] | the one error enum, and its form on the wire | nothing |
-//! | [`config`] | what a user may set | `error` |
 //! | [`moment`] | one reading of the clock, handed in with every event | nothing |
 //! | [`ids`], [`gc`], [`keyspace`], [`stores`], [`region_tree`] | one part of the state each | leaves above |
+//! | [`config`] | what a user may set | `error`, `stores` |
+//! | [`replicas`] | which replicas a region should have: the rule | `stores`, `region_tree` |
 //! | [`tso`] | timestamps | `moment` |
 //! | [`persist`] | what survives a restart: the table of keys | `error` |
 //! | [`cluster`] | owner of all state but timestamps: events in, answers out | all above |
@@ -28,6 +29,7 @@ pub mod keyspace;
 pub mod moment;
 pub mod persist;
 pub mod region_tree;
+pub mod replicas;
 pub mod server;
 pub mod stores;
 pub mod tso;

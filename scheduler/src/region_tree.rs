@@ -11,7 +11,8 @@
 //!    into may keep that region's version.
 //! 3. An accepted region replaces its own older record and every region it overlaps, in one step.
 //!
-//! **Invariant.** Regions in the tree never overlap, and both maps hold the same regions.
+//! **Invariant.** Regions in the tree never overlap, both maps hold the same regions, and the counts of
+//! replicas are theirs.
 //!
 //! What it does not do: it never invents a region to fill a hole, and it knows nothing of stores.
 
@@ -23,7 +24,7 @@ use bytes::Bytes;
 use skerry_proto::metapb::{Peer, Region};
 use skerry_proto::pdpb::{PeerStats, RegionHeartbeatRequest};
 use skerry_proto::region::{KeyBounds, is_before_end};
-use skerry_proto::types::RegionId;
+use skerry_proto::types::{RegionId, StoreId};
 
 use crate::{Error, Result};
 
@@ -115,6 +116,8 @@ pub struct RegionTree {
     by_id: BTreeMap<RegionId, Arc<RegionRecord>>,
     /// Start key of each region. Ranges do not overlap, so starts are as good as ranges.
     by_start: BTreeMap<Bytes, RegionId>,
+    /// How many regions have a replica on a store. Never 0.
+    replicas: BTreeMap<StoreId, usize>,
 }
 
 impl RegionTree {
@@ -131,6 +134,9 @@ impl RegionTree {
         }
         // Its old range need not overlap the new one.
         self.remove(id);
+        for peer in &record.region.peers {
+            *self.replicas.entry(peer.store()).or_default() += 1;
+        }
         self.by_start.insert(record.region.start_key.clone(), id);
         self.by_id.insert(id, Arc::new(record));
         assert_eq!(self.by_id.len(), self.by_start.len(), "two regions begin at one key");
@@ -142,7 +148,28 @@ impl RegionTree {
         if let Some(record) = self.by_id.remove(&id) {
             let removed = self.by_start.remove(&record.region.start_key);
             assert_eq!(removed, Some(id), "the two maps differ about {id}");
+            for peer in &record.region.peers {
+                self.forget_replica(peer.store());
+            }
         }
+    }
+
+    fn forget_replica(&mut self, store: StoreId) {
+        let count = self.replicas.get_mut(&store).expect("it was counted when the region came");
+        *count -= 1;
+        if *count == 0 {
+            self.replicas.remove(&store);
+        }
+    }
+
+    /// How many regions have a replica on `store`.
+    pub fn replicas_on(&self, store: StoreId) -> usize {
+        self.replicas.get(&store).copied().unwrap_or(0)
+    }
+
+    /// All regions, by id.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<RegionRecord>> {
+        self.by_id.values()
     }
 
     /// How many regions are known.
@@ -282,6 +309,7 @@ mod tests {
                         prop_assert_eq!(owners, vec![id]);
                     }
                 }
+                prop_assert_eq!(tree.replicas_on(StoreId::new(1)), tree.len());
             }
         }
 

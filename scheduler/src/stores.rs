@@ -18,6 +18,9 @@ pub struct StoreRecord {
     pub store: metapb::Store,
     /// Its last heartbeat; nothing after a restart of the scheduler until the store speaks again.
     pub heartbeat: Option<Heartbeat>,
+    /// When this life of the scheduler came to know it: as long as it has not spoken, its silence counts from
+    /// here.
+    pub known_since: Moment,
 }
 
 /// What a store said of itself, and when.
@@ -67,12 +70,18 @@ impl StoreRecord {
             StoreState::Offline => return Liveness::Offline,
             StoreState::Up => {}
         }
-        match self.heartbeat.as_ref().map(|heartbeat| now.since(heartbeat.at)) {
-            None => Liveness::Disconnected,
-            Some(silence) if silence > patience.down => Liveness::Down,
-            Some(silence) if silence > patience.disconnected => Liveness::Disconnected,
-            Some(_) => Liveness::Up,
+        let last = self.heartbeat.as_ref().map_or(self.known_since, |heartbeat| heartbeat.at);
+        match now.since(last) {
+            silence if silence > patience.down => Liveness::Down,
+            silence if silence > patience.disconnected => Liveness::Disconnected,
+            _ if self.heartbeat.is_none() => Liveness::Disconnected,
+            _ => Liveness::Up,
         }
+    }
+
+    /// The id as a type.
+    pub fn id(&self) -> StoreId {
+        StoreId::new(self.store.id)
     }
 
     /// The store as clients see it: with the time of its last heartbeat, in nanoseconds as the wire has it.
@@ -150,20 +159,32 @@ impl Stores {
     }
 
     /// Adds or replaces a durable record.
-    pub fn install(&mut self, store: metapb::Store) {
-        let id = StoreId::new(store.id);
-        let heartbeat = self.records.remove(&id).and_then(|record| record.heartbeat);
-        self.records.insert(id, StoreRecord { store, heartbeat });
+    pub fn install(&mut self, store: metapb::Store, now: Moment) {
+        match self.records.get_mut(&StoreId::new(store.id)) {
+            Some(record) => record.store = store,
+            None => {
+                let record = StoreRecord { store, heartbeat: None, known_since: now };
+                self.records.insert(record.id(), record);
+            }
+        }
     }
 
-    /// Records a heartbeat.
-    pub fn heartbeat(&mut self, stats: StoreStats, at: Moment) -> Result<NodeState> {
+    /// Records a heartbeat; answers the store.
+    pub fn heartbeat(&mut self, stats: StoreStats, at: Moment) -> Result<&StoreRecord> {
         let id = StoreId::new(stats.store_id);
         self.speaking(id)?;
         let record = self.records.get_mut(&id).expect("checked a line above");
-        let state = record.store.node_state();
         record.heartbeat = Some(Heartbeat { stats, at });
-        Ok(state)
+        Ok(record)
+    }
+
+    /// Whether more than half of the stores have sent a heartbeat since this process began.
+    pub fn most_have_spoken(&self) -> bool {
+        let alive = self.records.values().filter(|record| !record.is_tombstone());
+        let (count, spoken) = alive.fold((0, 0), |(count, spoken), record| {
+            (count + 1, spoken + usize::from(record.heartbeat.is_some()))
+        });
+        spoken > count / 2
     }
 
     /// The lowest version among the stores that are not tombstones: what all of them can do.
@@ -268,18 +289,21 @@ mod tests {
             Patience { disconnected: Duration::from_secs(20), down: Duration::from_secs(1_800) };
         let at = |seconds| Moment { monotonic: Duration::from_secs(seconds), wall_ms: 0 };
         let mut stores = Stores::default();
-        stores.install(metapb::Store { id: 1, ..metapb::Store::default() });
+        let store = metapb::Store { id: 1, ..metapb::Store::default() };
+        stores.install(store.clone(), at(90));
         let liveness = |stores: &Stores, seconds| {
             stores.get(StoreId::new(1)).expect("installed").liveness(at(seconds), patience)
         };
-        assert_eq!(liveness(&stores, 100), Liveness::Disconnected);
+        assert_eq!(liveness(&stores, 90), Liveness::Disconnected);
+        assert_eq!(liveness(&stores, 1_890), Liveness::Disconnected);
+        assert_eq!(liveness(&stores, 1_891), Liveness::Down);
         let stats = StoreStats { store_id: 1, ..StoreStats::default() };
         stores.heartbeat(stats, at(100)).expect("known");
         assert_eq!(liveness(&stores, 120), Liveness::Up);
         assert_eq!(liveness(&stores, 121), Liveness::Disconnected);
         assert_eq!(liveness(&stores, 1_901), Liveness::Down);
         // Registering again, as after a restart of the store, keeps what is known of its heartbeat.
-        stores.install(metapb::Store { id: 1, ..metapb::Store::default() });
+        stores.install(store, at(2_000));
         assert_eq!(liveness(&stores, 120), Liveness::Up);
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use goldenscript::Context;
 use skerry_proto::metapb::{Peer, PeerRole, RegionEpoch, Store, StoreLabel};
+use skerry_proto::pdpb::PeerStats;
 use skerry_raftstore::engine::Durability;
 use skerry_raftstore::engine::memory::MemoryEngine;
 use skerry_raftstore::time::ManualClock;
@@ -19,7 +20,7 @@ use crate::stores::Patience;
 
 type Outcome = std::result::Result<String, Box<dyn StdError>>;
 
-/// What a script can do. Regions are written as they print: `"r2 c1v1 [a,m) p3@s1 p4@s2"`.
+/// What a script can do. Regions are written as they print: `"r2 c1v1 [a,m) p3@s1 p4@s2(learner)"`.
 #[derive(goldenscript::Command)]
 enum Command {
     /// Power fails: what was not synced is gone.
@@ -68,10 +69,15 @@ enum Command {
         id: u64,
     },
     Stores,
+    /// Heartbeats of stores. The disk is large and empty unless it is said how much of its GiB is free.
     StoreBeat {
         id: u64,
+        #[arg(key)]
+        disk: Option<u64>,
+        #[arg(key, optional)]
+        free: u64,
     },
-    /// A region heartbeat.
+    /// A region heartbeat, and what its leader is told.
     Beat {
         region: String,
         #[arg(key)]
@@ -83,7 +89,19 @@ enum Command {
         #[arg(key, optional)]
         keys: u64,
         #[arg(key)]
+        pending: Option<String>,
+        #[arg(key)]
         down: Option<String>,
+    },
+    /// Regions led from a store that want something to be done about their replicas.
+    Wanting {
+        store: u64,
+    },
+    /// Tells a store unasked what a region wants.
+    Tell {
+        region: u64,
+        #[arg(key)]
+        store: u64,
     },
     AskSplit {
         region: String,
@@ -139,8 +157,9 @@ const PATIENCE: Patience =
 impl Runner {
     fn new() -> Runner {
         let engine = Arc::new(MemoryEngine::new());
-        let cluster = restore(&engine);
-        Runner { engine, clock: ManualClock::at(1_700_000_000_000), cluster }
+        let clock = ManualClock::at(1_700_000_000_000);
+        let cluster = restore(&engine, Moment::now(&clock));
+        Runner { engine, clock, cluster }
     }
 
     fn storage(&self) -> Storage {
@@ -164,7 +183,8 @@ impl Runner {
             return Ok(format!("{writes}lost before it was written\n"));
         }
         self.storage().write(&changes, Durability::Synced)?;
-        self.cluster.install(changes);
+        let now = self.now();
+        self.cluster.install(changes, now);
         Ok(format!("{writes}{}\n", print(answer)))
     }
 
@@ -175,9 +195,10 @@ impl Runner {
     }
 }
 
-fn restore(engine: &Arc<MemoryEngine>) -> Cluster {
+fn restore(engine: &Arc<MemoryEngine>, now: Moment) -> Cluster {
     let rows = Storage::new(Arc::clone(engine) as Arc<_>).load().expect("the rows are good");
-    Cluster::restore(ID, 3, 10, rows)
+    let config = SchedulerConfig { id_batch: 10, ..SchedulerConfig::default() };
+    Cluster::restore(ID, &config, rows, now)
 }
 
 impl goldenscript::Runner for Runner {
@@ -187,11 +208,11 @@ impl goldenscript::Runner for Runner {
         match command {
             Command::Crash => {
                 self.engine = Arc::new(self.engine.crash(0));
-                self.cluster = restore(&self.engine);
+                self.cluster = restore(&self.engine, self.now());
             }
             Command::Restart => {
                 self.engine = Arc::new(self.engine.reopen());
-                self.cluster = restore(&self.engine);
+                self.cluster = restore(&self.engine, self.now());
             }
             Command::Save => return self.save(),
             Command::Advance { seconds } => self.clock.advance_ms(seconds * 1_000),
@@ -241,32 +262,58 @@ impl Runner {
                 let decision = self.cluster.raise_safe_point(*to);
                 self.carry_out(context, decision, |safe_point| safe_point.to_string())
             }
+            Command::Tell { region, store } => {
+                self.tell(context, RegionId::new(*region), StoreId::new(*store))
+            }
+            Command::Beat { .. } => self.beat(command, context),
             report => self.report(report),
         }
+    }
+
+    /// A region heartbeat, and the answer that the server would give.
+    fn beat(&mut self, command: &Command, context: &Context) -> Outcome {
+        let Command::Beat { region, leader, term, size, keys, pending, down } = command else {
+            unreachable!("this is asked about heartbeats only")
+        };
+        let region = parse_region(region);
+        let (id, first) = (region.region_id(), region.peers.first().copied());
+        let leader = leader.as_deref().map(parse_peer).or(first);
+        let stats = |peer: &String| PeerStats { peer: Some(parse_peer(peer)), down_seconds: 9 };
+        let report = RegionHeartbeatRequest {
+            leader,
+            region: Some(region),
+            term: *term,
+            approximate_size: *size,
+            approximate_keys: *keys,
+            pending_peers: pending.iter().map(|peer| parse_peer(peer)).collect(),
+            down_peers: down.iter().map(stats).collect(),
+            ..RegionHeartbeatRequest::default()
+        };
+        self.cluster.region_heartbeat(report).map_err(described)?;
+        if !self.cluster.wants_step(id, self.now()) {
+            return Ok(String::new());
+        }
+        self.tell(context, id, leader.expect("the heartbeat was accepted").store())
+    }
+
+    fn tell(&mut self, context: &Context, region: RegionId, store: StoreId) -> Outcome {
+        let now = self.now();
+        let decision = self.cluster.next_step(region, store, now);
+        self.carry_out(context, decision, print_instruction)
     }
 
     /// Heartbeats and reports; else [`Runner::look`].
     fn report(&mut self, command: &Command) -> Outcome {
         match command {
-            Command::StoreBeat { id } => {
-                let stats = StoreStats { store_id: *id, ..StoreStats::default() };
+            Command::StoreBeat { id, disk, free } => {
+                let (capacity, available) = disk.map_or((0, 0), |disk| (disk << 30, free << 30));
+                let stats =
+                    StoreStats { store_id: *id, capacity, available, ..StoreStats::default() };
                 let now = self.now();
                 let news = self.cluster.store_heartbeat(stats, now).map_err(described)?;
-                return Ok(format!("version {} state {:?}\n", news.cluster_version, news.state));
-            }
-            Command::Beat { region, leader, term, size, keys, down } => {
-                let region = parse_region(region);
-                let first = region.peers.first().copied();
-                let report = RegionHeartbeatRequest {
-                    leader: leader.as_deref().map(parse_peer).or(first),
-                    region: Some(region),
-                    term: *term,
-                    approximate_size: *size,
-                    approximate_keys: *keys,
-                    pending_peers: down.iter().map(|peer| parse_peer(peer)).collect(),
-                    ..RegionHeartbeatRequest::default()
-                };
-                self.cluster.region_heartbeat(report).map_err(described)?;
+                let up = if news.has_come_up { ", has come up" } else { "" };
+                let (version, state) = (news.cluster_version, news.state);
+                return Ok(format!("version {version} state {state:?}{up}\n"));
             }
             Command::ReportSplit(regions) => {
                 let regions = regions.iter().map(|region| parse_region(region)).collect();
@@ -280,6 +327,11 @@ impl Runner {
     /// Questions.
     fn look(&self, command: &Command) -> Outcome {
         match command {
+            Command::Wanting { store } => {
+                let found =
+                    self.cluster.regions_in_want(StoreId::new(*store), usize::MAX, self.now());
+                Ok(found.iter().map(|id| format!("{id}\n")).collect())
+            }
             Command::Settings => {
                 let settings = self.cluster.settings().map_err(described)?;
                 let (id, replicas) = (settings.id, settings.max_peer_count);
@@ -348,6 +400,17 @@ fn print_store(record: &StoreRecord, now: Moment) -> String {
     line + "\n"
 }
 
+fn print_instruction(instruction: Option<Instruction>) -> String {
+    let Some(Instruction { region_id, epoch, leader, change }) = instruction else {
+        return "nothing".to_string();
+    };
+    let what = change.map_or("leave joint".to_string(), |change| {
+        let peer = change.peer.expect("a change is of a peer");
+        format!("{} {peer}", change.change_type().as_str_name())
+    });
+    format!("{leader} of {region_id} at {epoch}: {what}")
+}
+
 fn print_split(ids: &[SplitId]) -> String {
     let one = |id: &SplitId| format!("r{} with peers {:?}", id.new_region_id, id.new_peer_ids);
     ids.iter().map(one).collect::<Vec<_>>().join("\n")
@@ -366,6 +429,10 @@ fn print_region(record: &RegionRecord) -> String {
     }
     for peer in &record.pending_peers {
         write!(line, " pending {peer}").expect("strings take everything");
+    }
+    for down in &record.down_peers {
+        let peer = down.peer.expect("a report names it");
+        write!(line, " down {peer}").expect("strings take everything");
     }
     line + "\n"
 }
@@ -425,9 +492,16 @@ fn parse_range(text: &str) -> KeyBounds<'_> {
 }
 
 fn parse_peer(text: &str) -> Peer {
+    let (text, role) = match text.trim_end_matches(')').split_once('(') {
+        None => (text, PeerRole::Voter),
+        Some((text, "learner")) => (text, PeerRole::Learner),
+        Some((text, "incoming")) => (text, PeerRole::IncomingVoter),
+        Some((text, "demoting")) => (text, PeerRole::DemotingVoter),
+        Some((_, role)) => panic!("no peer is {role}"),
+    };
     let (id, store) = text.split_once('@').expect("p3@s1");
     let number = |text: &str| text[1..].parse().expect("a letter and a number");
-    Peer { id: number(id), store_id: number(store), role: PeerRole::Voter.into() }
+    Peer { id: number(id), store_id: number(store), role: role.into() }
 }
 
 #[test]
@@ -437,7 +511,7 @@ fn scripts() {
         .map(|entry| entry.expect("readable").path())
         .collect();
     scripts.sort();
-    assert!(scripts.len() >= 8, "some scripts are gone: {scripts:?}");
+    assert!(scripts.len() >= 11, "some scripts are gone: {scripts:?}");
     for script in scripts {
         println!("{}", script.display());
         goldenscript::run(&mut Runner::new(), &script).expect("the script is as recorded");

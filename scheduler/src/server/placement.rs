@@ -204,6 +204,9 @@ impl Pd for Placement {
         let missing = || status(&Error::Malformed("a store heartbeat without stats".to_string()));
         let stats = request.stats.ok_or_else(missing)?;
         let news = self.shared.cluster().store_heartbeat(stats, self.shared.now());
+        if news.as_ref().is_ok_and(|news| news.has_come_up) {
+            self.shared.stores_up.send_replace(());
+        }
         reply(&self.shared, news, |header, news| match news {
             Some(news) => StoreHeartbeatResponse {
                 header,

@@ -7,7 +7,8 @@
 //! 3. under the mutex: the changes are installed; the turn ends, the answer leaves.
 //!
 //! Steps 2 and 3 run to their end even if the client hangs up in the middle: what is on disk is always
-//! installed before the next decision. Calls that only look, heartbeats and timestamps take no turn.
+//! installed before the next decision. Calls that only look, heartbeats and timestamps take no turn; a heartbeat
+//! whose region wants a step takes one for the answer.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     pub(super) timestamps: Timestamps,
     /// Set once, when the server is told to stop; streams end then.
     pub(super) stop: watch::Sender<bool>,
+    /// Changes when a store comes up.
+    pub(super) stores_up: watch::Sender<()>,
     clock: Arc<dyn Clock>,
     /// Guards the whole state. Held for a lookup or an insertion, never across an await, a write or a
     /// conversion of many regions.
@@ -61,7 +64,7 @@ impl Shared {
         });
         let limit_ms = limit_ms.unwrap_or(0);
         let timestamps = Timestamps::new(limit_ms, config.tso_window_ms, Arc::clone(&clock));
-        let cluster = Cluster::restore(id, config.replicas_max, config.id_batch, rows);
+        let cluster = Cluster::restore(id, &config, rows, Moment::now(&*clock));
         Shared {
             id,
             config,
@@ -69,6 +72,7 @@ impl Shared {
             storage,
             timestamps,
             stop: watch::Sender::new(false),
+            stores_up: watch::Sender::new(()),
             clock,
             cluster: Mutex::new(cluster),
             turn: Arc::new(Semaphore::new(1)),
@@ -89,10 +93,7 @@ impl Shared {
 
     /// When stores count as disconnected and down.
     pub(crate) fn patience(&self) -> Patience {
-        Patience {
-            disconnected: Duration::from_millis(self.config.store_disconnected_ms),
-            down: Duration::from_millis(self.config.store_down_ms),
-        }
+        self.config.patience()
     }
 
     /// Lets the cluster decide, makes the decision durable, and then answers.
@@ -106,7 +107,8 @@ impl Shared {
             let shared = Arc::clone(self);
             blocking(move || {
                 shared.write(&changes, Durability::Synced);
-                shared.cluster().install(changes);
+                let now = shared.now();
+                shared.cluster().install(changes, now);
                 drop(turn);
             })
             .await;

@@ -1,5 +1,9 @@
 //! The streams: request by request (Tso, QueryRegion), and heartbeats of regions.
 //! Used by `placement.rs`.
+//!
+//! A store has one stream of heartbeats, for all regions that it leads. On it the scheduler says four things:
+//! that a heartbeat is refused, what its leader shall do, the same unasked when a store has come up that regions
+//! may have waited for, and, when it has had nothing to say for long, that it is alive.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -8,8 +12,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use skerry_proto::pdpb::{RegionHeartbeatRequest, RegionHeartbeatResponse};
-use slog::{debug, warn};
+use skerry_proto::pdpb::{ChangePeerV2, RegionHeartbeatRequest, RegionHeartbeatResponse};
+use skerry_proto::types::{RegionId, StoreId};
+use slog::{debug, info, warn};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::MissedTickBehavior;
@@ -20,6 +25,7 @@ use tonic::{Status, Streaming};
 use super::Shared;
 use super::reply::{admit, header, reply, stopping};
 use crate::Error;
+use crate::cluster::Instruction;
 
 /// Requests that are answered together, so that a client that sends faster than it is answered costs
 /// less for each.
@@ -132,27 +138,51 @@ pub(super) fn heartbeats(
     ReceiverStream::new(receiver)
 }
 
+/// What makes a stream of heartbeats say something.
+enum StreamEvent {
+    Report(Box<RegionHeartbeatRequest>),
+    StoreUp,
+    Quiet,
+    Stop,
+}
+
 async fn read_heartbeats(
     shared: Arc<Shared>,
     mut inbound: Streaming<RegionHeartbeatRequest>,
     outbound: mpsc::Sender<Result<RegionHeartbeatResponse, Status>>,
 ) {
     let mut stop = shared.stop.subscribe();
+    let mut stores_up = shared.stores_up.subscribe();
+    let mut speaker = None;
     let mut keep_alive = tokio::time::interval(Duration::from_millis(shared.config.keep_alive_ms));
     keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     keep_alive.reset();
     loop {
-        let answer = tokio::select! {
+        let event = tokio::select! {
             report = inbound.message() => match report {
-                Ok(Some(report)) => on_report(&shared, report),
+                Ok(Some(report)) => StreamEvent::Report(Box::new(report)),
                 Ok(None) | Err(_) => return,
             },
-            _ = keep_alive.tick() => Some(Ok(RegionHeartbeatResponse {
+            // Its sender lives in `shared`.
+            _ = stores_up.changed() => StreamEvent::StoreUp,
+            _ = keep_alive.tick() => StreamEvent::Quiet,
+            _ = stop.wait_for(|stop| *stop) => StreamEvent::Stop,
+            () = outbound.closed() => return,
+        };
+        let answer = match event {
+            StreamEvent::Report(report) => {
+                speaker = report.leader.map(|leader| leader.store());
+                on_report(&shared, *report).await
+            }
+            StreamEvent::StoreUp => {
+                tell_all(&shared, speaker, &outbound).await;
+                None
+            }
+            StreamEvent::Quiet => Some(Ok(RegionHeartbeatResponse {
                 header: header(&shared),
                 ..RegionHeartbeatResponse::default()
             })),
-            _ = stop.wait_for(|stop| *stop) => Some(Err(stopping())),
-            () = outbound.closed() => return,
+            StreamEvent::Stop => Some(Err(stopping())),
         };
         let Some(answer) = answer else { continue };
         let last = answer.is_err();
@@ -169,18 +199,23 @@ async fn read_heartbeats(
     }
 }
 
-/// Records one heartbeat. It is answered only if it is refused.
-fn on_report(
-    shared: &Shared,
+/// Records one heartbeat. It is answered if it is refused, or if its leader has something to do.
+async fn on_report(
+    shared: &Arc<Shared>,
     report: RegionHeartbeatRequest,
 ) -> Option<Result<RegionHeartbeatResponse, Status>> {
     if let Err(status) = admit(shared, report.header.as_ref()) {
         return Some(Err(status));
     }
     let target_peer = report.leader;
+    let region = report.region.as_ref().map(|region| region.region_id());
     let result = shared.cluster().region_heartbeat(report);
     match &result {
-        Ok(()) => return None,
+        Ok(()) => {
+            let speaker = target_peer.expect("none is accepted without").store();
+            let region = region.expect("none is accepted without");
+            return next_step(shared, region, speaker).await.map(Ok);
+        }
         // Expected after every split and change of leader.
         Err(Error::StaleRegion(reason)) => debug!(shared.logger, "heartbeat refused: {}", reason),
         Err(error) => warn!(shared.logger, "heartbeat refused: {}", error),
@@ -191,4 +226,60 @@ fn on_report(
         ..RegionHeartbeatResponse::default()
     });
     Some(refusal.map(tonic::Response::into_inner))
+}
+
+/// Tells a store what its regions want, without being asked. What finds no room is told with the next
+/// heartbeat.
+async fn tell_all(
+    shared: &Arc<Shared>,
+    speaker: Option<StoreId>,
+    outbound: &mpsc::Sender<Result<RegionHeartbeatResponse, Status>>,
+) {
+    let Some(store) = speaker else { return };
+    let wanting = shared.cluster().regions_in_want(store, outbound.capacity(), shared.now());
+    for region in wanting {
+        let Some(instruction) = next_step(shared, region, store).await else { continue };
+        if outbound.try_send(Ok(instruction)).is_err() {
+            return;
+        }
+    }
+}
+
+/// What the leader of `region`, on the store that the stream belongs to, shall do; it is durable then.
+async fn next_step(
+    shared: &Arc<Shared>,
+    region: RegionId,
+    speaker: StoreId,
+) -> Option<RegionHeartbeatResponse> {
+    // Nearly always not: then no turn is waited for.
+    if !shared.cluster().wants_step(region, shared.now()) {
+        return None;
+    }
+    let decided = shared.decide(|cluster, now| cluster.next_step(region, speaker, now)).await;
+    match decided {
+        Ok(instruction) => instruction.map(|instruction| to_wire(shared, instruction)),
+        Err(error) => {
+            warn!(shared.logger, "a region gets no instruction: {}", error; "region" => %region);
+            None
+        }
+    }
+}
+
+fn to_wire(shared: &Shared, instruction: Instruction) -> RegionHeartbeatResponse {
+    let Instruction { region_id, epoch, leader, change } = instruction;
+    let to = change.map_or("leave the joint configuration".to_string(), |change| {
+        let peer = change.peer.unwrap_or_default();
+        format!("{} {peer}", change.change_type().as_str_name())
+    });
+    info!(shared.logger, "a leader is told to {}", to; "region" => %region_id, "epoch" => %epoch,
+        "leader" => %leader);
+    RegionHeartbeatResponse {
+        header: header(shared),
+        region_id: region_id.get(),
+        region_epoch: Some(epoch),
+        target_peer: Some(leader),
+        change_peer: change,
+        change_peer_v2: change.is_none().then(ChangePeerV2::default),
+        ..RegionHeartbeatResponse::default()
+    }
 }

@@ -4,30 +4,34 @@
 //! The operator looks at one region at a time, as the last report shows it, and takes one step: leave a joint
 //! configuration, make a learner a voter, bring the voters to three, move a replica, swap two at once, cut
 //! the region, or hand its leadership over. Its picture is old and its steps may be refused; that is the
-//! point.
+//! point. When everything has healed it takes its hands off, and the scheduler's own rule puts in order what is
+//! left: in answer to reports, as in production, and now and then unasked.
 //!
 //! What it does not do: it is never away by itself (reports get lost like messages), and it replaces no
 //! dead stores, since stores of a simulation always come back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use skerry_proto::eraftpb::ConfChangeType;
 use skerry_proto::metapb::{self, Peer, PeerRole, Region};
-use skerry_proto::pdpb::RegionHeartbeatRequest;
+use skerry_proto::pdpb::{PeerStats, RegionHeartbeatRequest, StoreStats};
 use skerry_proto::raft_cmdpb::admin_request::Command;
 use skerry_proto::raft_cmdpb::{
     BatchSplitRequest, ChangePeerRequest, ChangePeerV2Request, SplitRequest, TransferLeaderRequest,
 };
 use skerry_proto::region::KeyBounds;
-use skerry_proto::types::{ClusterId, StoreId};
+use skerry_proto::types::{ClusterId, PeerId, RegionId, StoreId};
 use skerry_raftstore::effects::{RegionReport, SplitAsk};
-use skerry_scheduler::cluster::{Cluster, Decision};
+use skerry_scheduler::cluster::{Cluster, Decision, Instruction};
+use skerry_scheduler::config::SchedulerConfig;
 use skerry_scheduler::moment::Moment as Reading;
 use skerry_scheduler::region_tree::RegionRecord;
 
 use super::chance::Chance;
 use super::clients::{KEYS, cut};
+use super::trace::Moment;
 
 /// Replicas that a region should have.
 const REPLICAS: usize = 3;
@@ -56,7 +60,12 @@ pub struct Scheduler {
 impl Scheduler {
     /// A scheduler of so many stores, and the first region on the first of them.
     pub fn new(stores: usize, seed: u64) -> (Scheduler, Region) {
-        let mut cluster = Cluster::restore(ClusterId::new(1), 3, 1_000, Vec::new());
+        let mut cluster = Cluster::restore(
+            ClusterId::new(1),
+            &SchedulerConfig::default(),
+            Vec::new(),
+            Reading::default(),
+        );
         let last = take(&mut cluster, |cluster| cluster.allocate_ids(stores as u64 + 2));
         let ids: Vec<u64> = (last - stores as u64 - 1..=last).collect();
         let [region_id, peer_id] = ids[stores..] else {
@@ -90,14 +99,39 @@ impl Scheduler {
 
     /// Hears from the leader of a region. A report that is older than the picture is refused, as it should be.
     pub fn report(&mut self, report: RegionReport) {
+        let peer = |id: PeerId| report.region.peer_by_id(id).copied();
+        // A tick is a tenth of a second.
+        let stats =
+            |(id, ticks): &(PeerId, u64)| PeerStats { peer: peer(*id), down_seconds: ticks / 10 };
         let request = RegionHeartbeatRequest {
-            region: Some(report.region),
             leader: Some(report.leader),
             term: report.term,
+            pending_peers: report.pending.iter().filter_map(|id| peer(*id)).collect(),
+            down_peers: report.down.iter().map(stats).collect(),
             approximate_size: report.size,
+            region: Some(report.region),
             ..RegionHeartbeatRequest::default()
         };
         let _ = self.cluster.region_heartbeat(request);
+    }
+
+    /// What the scheduler's own rule wants of the leader of a region, if there is one. All stores live: it is asked
+    /// only when everything has healed.
+    pub fn rule(&mut self, region: RegionId, now: Moment) -> Option<Step> {
+        let now = Reading { monotonic: Duration::from_micros(now), wall_ms: 0 };
+        for store in &self.stores {
+            let stats = StoreStats { store_id: store.get(), ..StoreStats::default() };
+            self.cluster.store_heartbeat(stats, now).expect("all stores have registered");
+        }
+        let record = self.cluster.region_by_id(region).expect("the cluster is bootstrapped")?;
+        let store = record.leader?.store();
+        let told = take(&mut self.cluster, |cluster| cluster.next_step(region, store, now));
+        let Instruction { leader, change, .. } = told?;
+        let changes = change
+            .into_iter()
+            .map(|change| ChangePeerRequest { change_type: change.change_type, peer: change.peer });
+        let command = Command::ChangePeerV2(several(changes.collect()));
+        Some(Step { region: record.region.clone(), leader, command })
     }
 
     /// The region of a key, and its leader if one has reported.
@@ -111,17 +145,18 @@ impl Scheduler {
         self.cluster.scan(KeyBounds::ALL, usize::MAX >> 1).expect("the cluster is bootstrapped")
     }
 
-    /// The operator's next step, if it can think of one. While it is not restless it only finishes what is half
-    /// done and keeps three voters.
-    pub fn next_step(&mut self, is_restless: bool) -> Option<Step> {
+    /// The next step, if there is one: of the operator while it is restless, else of the rule.
+    pub fn next_step(&mut self, is_restless: bool, now: Moment) -> Option<Step> {
         let regions = self.regions();
         let record = self.chance.pick(&regions)?;
+        if !is_restless {
+            return self.rule(record.id(), now);
+        }
         let leader = record.leader?;
         let region = record.region.clone();
         let command = self.change_of_peers(&region, leader).map(Command::ChangePeerV2);
         let command = match (command, self.chance.below(100)) {
             (Some(command), _) => command,
-            (None, _) if !is_restless => return None,
             (None, 0..30) if regions.len() < REGIONS_MAX => self.split(&region)?,
             (None, 30..70) => self.transfer(&region, leader)?,
             (None, _) => Command::ChangePeerV2(self.move_replica(&region, leader)?),
@@ -129,7 +164,7 @@ impl Scheduler {
         Some(Step { region, leader, command })
     }
 
-    /// What must be done before anything else: nothing half done is left, and there are three voters.
+    /// What the operator does before anything else: it leaves nothing half done, nor fewer voters than three.
     fn change_of_peers(&mut self, region: &Region, leader: Peer) -> Option<ChangePeerV2Request> {
         let is_joint =
             |peer: &Peer| matches!(peer.role(), PeerRole::IncomingVoter | PeerRole::DemotingVoter);
@@ -213,7 +248,7 @@ impl Scheduler {
         }
         let asked = self.cluster.ask_split(Some(region.clone()), count);
         let Decision { answer, changes } = asked.ok()?;
-        self.cluster.install(changes);
+        self.cluster.install(changes, Reading::default());
         let request = |(split_key, ids): (Bytes, skerry_proto::pdpb::SplitId)| SplitRequest {
             split_key,
             new_region_id: ids.new_region_id,
@@ -240,7 +275,7 @@ fn take<T>(
     decide: impl FnOnce(&mut Cluster) -> skerry_scheduler::Result<Decision<T>>,
 ) -> T {
     let Decision { answer, changes } = decide(cluster).expect("the request is sound");
-    cluster.install(changes);
+    cluster.install(changes, Reading::default());
     answer
 }
 

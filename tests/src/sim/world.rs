@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use skerry_proto::metapb::Region;
 use skerry_raftstore::config::{ByteSize, RaftConfig};
-use skerry_raftstore::effects::SplitAsk;
+use skerry_raftstore::effects::{RegionReport, SplitAsk};
 use skerry_raftstore::store::bootstrap;
 
 use super::chance::Chance;
@@ -174,7 +174,7 @@ impl World {
                 Ok(())
             }
             Event::Report(report) => {
-                self.scheduler.report(*report);
+                self.report(*report);
                 Ok(())
             }
             Event::SplitAsk(ask) => {
@@ -255,7 +255,20 @@ impl World {
     fn operate(&mut self) {
         let pause = self.chance.between(100 * MILLISECOND, 700 * MILLISECOND);
         self.queue.plan(self.now + pause, Event::Operate);
-        if let Some(step) = self.scheduler.next_step(self.is_dangerous) {
+        if let Some(step) = self.scheduler.next_step(self.is_dangerous, self.now) {
+            self.plan_step(step);
+        }
+    }
+
+    /// The leader of a region reports, and is told what the rule wants of it.
+    fn report(&mut self, report: RegionReport) {
+        let region = report.region.region_id();
+        self.scheduler.report(report);
+        if self.is_dangerous {
+            return;
+        }
+        if let Some(step) = self.scheduler.rule(region, self.now) {
+            self.trace.count("step by the rule");
             self.plan_step(step);
         }
     }

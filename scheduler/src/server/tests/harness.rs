@@ -102,6 +102,14 @@ impl Served {
         assert_eq!(answer.header.expect("always").error, None);
     }
 
+    /// A store says that it is alive.
+    pub(super) async fn store_beat(&self, id: u64) {
+        let stats = StoreStats { store_id: id, ..StoreStats::default() };
+        let request = StoreHeartbeatRequest { header: self.header(), stats: Some(stats) };
+        let answer = self.client().await.store_heartbeat(request).await.expect("StoreHeartbeat");
+        assert_eq!(answer.into_inner().header.expect("always").error, None);
+    }
+
     /// The region that contains `key`, with its leader.
     pub(super) async fn region(&self, key: &str) -> GetRegionResponse {
         let region_key = key.to_string().into();

@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use skerry_proto::metapb::{Peer, PeerRole};
 use skerry_proto::pdpb::*;
 
 use super::harness::{Served, region, within_patience};
@@ -128,6 +129,40 @@ async fn regions_have_the_shape_that_tools_read() {
     let status = &stores["stores"][0]["status"];
     assert_eq!((&status["region_count"], &status["leader_count"]), (&json!(2), &json!(1)));
     assert_eq!((&status["region_size"], &status["leader_size"]), (&json!(5), &json!(5)));
+}
+
+/// What a playground waits for: who leads, who is a replica, and who of them does not work.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_lag_or_are_silent_are_shown_everywhere() {
+    let served = Served::start().await;
+    served.bootstrap().await;
+    let mut led = region(2, 1, "", "");
+    let learner = Peer { id: 7, store_id: 4, role: PeerRole::Learner.into() };
+    led.peers.push(learner);
+    let (beats, _answers) = served.heartbeats().await;
+    let mut beat = served.report(led.clone());
+    let leader = beat.leader;
+    beat.pending_peers = vec![learner];
+    beat.down_peers = vec![PeerStats { peer: Some(learner), down_seconds: 9 }];
+    beats.send(beat.clone()).await.expect("open");
+    while served.region("z").await.leader.is_none() {
+        tokio::task::yield_now().await;
+    }
+
+    let shown = get(&served, "/region/id/2").await;
+    let voter = json!({ "id": 3, "store_id": 1, "role_name": "Voter" });
+    let learner = json!({
+        "id": 7, "store_id": 4, "role": 1, "role_name": "Learner", "is_learner": true,
+    });
+    assert_eq!((&shown["leader"], &shown["peers"]), (&voter, &json!([voter, learner])));
+    assert_eq!(shown["pending_peers"], json!([learner]));
+    assert_eq!(shown["down_peers"], json!([{ "down_seconds": 9, "peer": learner }]));
+
+    let request = ScanRegionsRequest { header: served.header(), ..ScanRegionsRequest::default() };
+    let scanned = served.client().await.scan_regions(request).await.expect("scan").into_inner();
+    let (pending_peers, down_peers) = (beat.pending_peers, beat.down_peers);
+    let expected = Region { region: Some(led), leader, down_peers, pending_peers };
+    assert_eq!(scanned.regions, [expected]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

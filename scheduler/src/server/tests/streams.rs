@@ -5,7 +5,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
-use super::harness::{Served, region, within_patience};
+use skerry_proto::eraftpb::ConfChangeType;
+use skerry_proto::metapb::{Peer, PeerRole, RegionEpoch};
+
+use super::harness::{Served, region, store, within_patience};
 
 /// The smallest and the largest version of an answer.
 fn versions(answer: &TsoResponse) -> (i64, i64) {
@@ -167,6 +170,64 @@ async fn a_heartbeat_is_seen_at_once_and_a_stale_one_is_refused_on_the_stream() 
         }
     };
     assert_eq!(refused.code(), Code::FailedPrecondition);
+}
+
+/// The next message that is more than a sign of life.
+async fn told(answers: &mut tonic::Streaming<RegionHeartbeatResponse>) -> RegionHeartbeatResponse {
+    loop {
+        let answer = within_patience(answers.message()).await.expect("good").expect("open");
+        if answer.target_peer.is_some() {
+            return answer;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_is_told_when_a_store_comes_up_and_whenever_it_reports() {
+    let served = Served::start().await;
+    served.bootstrap().await;
+    served.store_beat(1).await;
+    let (beats, mut answers) = served.heartbeats().await;
+    let (other_beats, mut other_answers) = served.heartbeats().await;
+    let report = served.report(region(2, 3, "", ""));
+    let leader = report.leader;
+    beats.send(report.clone()).await.expect("open");
+    while served.region("any").await.leader.is_none() {
+        tokio::task::yield_now().await;
+    }
+    // Nothing was wanted of it until now.
+    let join = PutStoreRequest { header: served.header(), store: Some(store(4)) };
+    served.client().await.put_store(join).await.expect("PutStore");
+    served.store_beat(4).await;
+    let first = told(&mut answers).await;
+    assert_eq!((first.region_id, first.target_peer), (2, leader));
+    assert_eq!(first.region_epoch, Some(RegionEpoch { conf_ver: 1, version: 3 }));
+    assert_eq!(first.change_peer_v2, None);
+    let change = first.change_peer.expect("a change of one peer");
+    let learner = change.peer.expect("named");
+    assert_eq!(change.change_type(), ConfChangeType::AddLearnerNode);
+    assert_eq!((learner.store_id, learner.role()), (4, PeerRole::Learner));
+    beats.send(report).await.expect("open");
+    assert_eq!(told(&mut answers).await.change_peer, Some(change), "the same again");
+
+    // Between two configurations.
+    let mut joint = region(2, 3, "", "");
+    joint.region_epoch = Some(RegionEpoch { conf_ver: 3, version: 3 });
+    joint.peers[0].set_role(PeerRole::DemotingVoter);
+    joint.peers.push(Peer { role: PeerRole::IncomingVoter.into(), ..learner });
+    beats.send(served.report(joint)).await.expect("open");
+    let leave = told(&mut answers).await;
+    assert_eq!((leave.change_peer, leave.change_peer_v2), (None, Some(ChangePeerV2::default())));
+
+    // Nobody else was told anything, and the id is not given twice.
+    other_beats.send(RegionHeartbeatRequest::default()).await.expect("open");
+    while let Ok(answer) = within_patience(other_answers.message()).await {
+        assert_eq!(answer.expect("it ends with an error").region_id, 0);
+    }
+    let served = served.lose_power().await;
+    let request = AllocIdRequest { header: served.header(), count: 1 };
+    let next = served.client().await.alloc_id(request).await.expect("ids").into_inner();
+    assert!(next.id > learner.id, "{} after {}", next.id, learner.id);
 }
 
 #[tokio::test(flavor = "multi_thread")]
