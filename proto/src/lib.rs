@@ -9,6 +9,7 @@
 //! * [`types`]: ids, terms, indexes and timestamps, each a type of its own.
 //! * [`region`]: what is asked of a region: does it hold this key, is this epoch stale, which peer
 //!   is on that store.
+//! * [`store`]: whether a store replicates.
 //! * [`codec`]: the order-preserving encoding of keys.
 //!
 //! gRPC clients and servers are compiled only with the feature `services`, which the edge of the
@@ -20,6 +21,7 @@
 pub mod codec;
 pub mod error;
 pub mod region;
+pub mod store;
 pub mod types;
 
 /// Stores, regions, peers and epochs: part of nearly every other message, and of what a store

@@ -70,6 +70,18 @@ pub enum Error {
         address: String,
     },
 
+    /// Operator of the store: one of the two replicates nothing, so they cannot share the data.
+    #[error(
+        "store {alone} is standalone and must be the only one of its cluster, so store {refused} is refused: \
+         give it a scheduler of its own"
+    )]
+    StandaloneStore {
+        /// The one that is standalone.
+        alone: u64,
+        /// The one that wants to register, which may be the same.
+        refused: u64,
+    },
+
     /// Store: it must register before it sends heartbeats.
     #[error("store {0} not found")]
     UnknownStore(u64),
@@ -110,9 +122,8 @@ impl Error {
             Error::AlreadyBootstrapped => ErrorType::AlreadyBootstrapped,
             Error::StoreTombstone(_) => ErrorType::StoreTombstone,
             Error::IncompatibleVersion { .. } => ErrorType::IncompatibleVersion,
-            Error::AddressInUse { .. } | Error::UnknownStore(_) | Error::NoSuchStore(_) => {
-                ErrorType::Unknown
-            }
+            Error::AddressInUse { .. } | Error::StandaloneStore { .. } => ErrorType::Unknown,
+            Error::UnknownStore(_) | Error::NoSuchStore(_) => ErrorType::Unknown,
             Error::InvalidValue(_) => ErrorType::InvalidValue,
             Error::StaleRegion(_) => ErrorType::Unknown,
             Error::UnknownRegion(_) => ErrorType::RegionNotFound,

@@ -101,7 +101,7 @@ impl StoreRecord {
 
 /// All stores, by id.
 ///
-/// Invariant: no two stores that are not tombstones share an address.
+/// Invariant: no two stores that are not tombstones share an address, and a standalone one is the only one.
 #[derive(Debug, Default)]
 pub struct Stores {
     records: BTreeMap<StoreId, StoreRecord>,
@@ -142,6 +142,7 @@ impl Stores {
         }
         self.check_version(&store)?;
         self.check_addresses(&store)?;
+        self.check_company(&store)?;
         match known {
             Some(record) => {
                 store.state = record.store.state;
@@ -220,6 +221,18 @@ impl Stores {
                     let address = wanted.clone();
                     return Err(Error::AddressInUse { store: other.store.id, address });
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// A standalone store has every key and gives none away: a second store would never get any.
+    fn check_company(&self, store: &metapb::Store) -> Result<()> {
+        let others = self.records.values().filter(|record| record.store.id != store.id);
+        for other in others.filter(|record| !record.is_tombstone()) {
+            let alone = [store, &other.store].into_iter().find(|store| store.is_standalone());
+            if let Some(alone) = alone {
+                return Err(Error::StandaloneStore { alone: alone.id, refused: store.id });
             }
         }
         Ok(())

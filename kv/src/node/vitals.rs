@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use skerry_proto::store::standalone_label;
 use skerry_proto::{metapb, pdpb};
 use skerry_raftstore::engine::rocks::{FamilyStatistics, RocksEngine, Statistics};
 use skerry_raftstore::engine::{ColumnFamily, Engine, KeyRange};
@@ -146,6 +147,7 @@ impl Vitals for StoreVitals {
             git_hash: format!("skerry-{}", env!("CARGO_PKG_VERSION")),
             start_timestamp: i64::try_from(self.start_seconds).unwrap_or(i64::MAX),
             deploy_path: self.directory.display().to_string(),
+            labels: vec![standalone_label()],
             ..Default::default()
         };
         (store, self.identity.regions.clone())

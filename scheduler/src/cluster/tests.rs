@@ -511,7 +511,7 @@ fn scripts() {
         .map(|entry| entry.expect("readable").path())
         .collect();
     scripts.sort();
-    assert!(scripts.len() >= 11, "some scripts are gone: {scripts:?}");
+    assert!(scripts.len() >= 12, "some scripts are gone: {scripts:?}");
     for script in scripts {
         println!("{}", script.display());
         goldenscript::run(&mut Runner::new(), &script).expect("the script is as recorded");
