@@ -31,7 +31,6 @@ pub(super) enum EntryOutcome {
 pub(super) struct Answers {
     waiting: BTreeMap<RegionId, VecDeque<Proposal>>,
     ready: Vec<(Waiters, Decision)>,
-    incoming: Vec<Proposal>,
 }
 
 #[derive(Debug)]
@@ -43,9 +42,12 @@ enum Decision {
 }
 
 impl Answers {
-    /// Proposals that came with the entries that are applied next.
-    pub(super) fn expect(&mut self, proposals: Vec<Proposal>) {
-        self.incoming = proposals;
+    /// Proposals that came with the entries that are applied next. They wait until an entry settles them or the
+    /// region ends: a replica that is removed applies none of the entries behind its removal.
+    pub(super) fn expect(&mut self, region_id: RegionId, proposals: Vec<Proposal>) {
+        if !proposals.is_empty() {
+            self.waiting.entry(region_id).or_default().extend(proposals);
+        }
     }
 
     /// Decides about the proposals that an applied entry settles; answers when its own was made.
@@ -56,7 +58,6 @@ impl Answers {
         outcome: EntryOutcome,
     ) -> Option<Duration> {
         let waiting = self.waiting.entry(region_id).or_default();
-        waiting.extend(self.incoming.drain(..));
         let is_settled =
             |proposal: &Proposal| proposal.index <= entry.index || proposal.term < entry.term;
         let mut outcome = Some(outcome);
@@ -122,5 +123,36 @@ fn tell(waiters: Waiters, decision: Decision) {
         (waiters, Decision::Refused(refusal)) => waiters.refuse(refusal),
         (waiters, Decision::Unknown(reason)) => waiters.unknown(reason),
         (waiters, _) => waiters.unknown("the entry was of another kind"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+    use crate::reply::{Outcome, Replies};
+
+    #[test]
+    fn a_proposal_that_no_entry_settles_is_answered_when_its_region_ends() {
+        let replies = Replies::new();
+        let (sender, receiver) = sync_channel(1);
+        let reply = replies.reply(move |outcome| sender.send(outcome).expect("it is heard"));
+        let proposal = Proposal {
+            index: 7,
+            term: 6,
+            proposed_at: Duration::ZERO,
+            waiters: Waiters::Write(vec![reply]),
+        };
+        let mut answers = Answers::default();
+        answers.expect(RegionId::new(1), vec![proposal]);
+        // Those of another region are applied meanwhile.
+        answers.expect(RegionId::new(2), Vec::new());
+        answers.decide(RegionId::new(2), &Entry::default(), EntryOutcome::Written);
+        answers.tell();
+        assert!(receiver.try_recv().is_err(), "nothing is decided");
+        answers.end(RegionId::new(1));
+        assert!(matches!(receiver.try_recv(), Ok(Outcome::Unknown(_))));
+        assert_eq!(replies.dropped(), 0);
     }
 }

@@ -102,7 +102,7 @@ impl ApplyWorker {
             return Ok(());
         };
         applier.begin(&task);
-        self.answers.expect(task.proposals);
+        self.answers.expect(region_id, task.proposals);
         let mut report = self.applied.remove(&region_id).unwrap_or_else(|| applier.report());
         for entry in &task.entries {
             if applier.is_removed() {
