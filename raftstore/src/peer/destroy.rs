@@ -190,7 +190,7 @@ impl Peer {
                 region_id: self.region().id,
                 from_peer: Some(self.peer),
                 to_peer: Some(to_peer),
-                region_epoch: Some(self.region().epoch()),
+                region_epoch: Some(self.epoch_for(to_peer.peer_id())),
                 extra_msg: Some(extra),
                 ..RaftMessage::default()
             });

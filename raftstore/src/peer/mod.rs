@@ -365,6 +365,17 @@ impl Peer {
         member.or_else(|| self.addresses.get(&id).copied())
     }
 
+    /// The epoch that a message to a replica carries. It counts as the word of a configuration that the receiver has
+    /// a place in, so one without it must not be named: a removed replica would take what was held back
+    /// for it until after its removal for a proof that it still belongs, and never end.
+    fn epoch_for(&self, to: PeerId) -> metapb::RegionEpoch {
+        let region = self.region();
+        match region.peer_by_id(to) {
+            Some(_) => region.epoch(),
+            None => metapb::RegionEpoch { conf_ver: 0, ..region.epoch() },
+        }
+    }
+
     fn not_leader(&self) -> Refusal {
         Refusal::NotLeader { region_id: self.region_id(), leader: self.leader() }
     }

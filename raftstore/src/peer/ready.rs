@@ -176,7 +176,7 @@ impl Peer {
             from_peer: Some(self.peer),
             to_peer: Some(to_peer),
             message: message.write_to_bytes().expect("no required fields").into(),
-            region_epoch: Some(region.epoch()),
+            region_epoch: Some(self.epoch_for(to_peer.peer_id())),
             start_key,
             end_key,
             ..RaftMessage::default()

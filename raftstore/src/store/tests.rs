@@ -502,3 +502,74 @@ fn files_that_a_former_process_has_left_are_gone_after_a_start() {
     cluster.restart(1);
     assert_eq!(cluster.snapshots(1), Vec::<String>::new());
 }
+}
+
+
+/// A snapshot that was built for a follower which then got another leader's would wait for ever, and the log with it.
+#[test]
+fn a_snapshot_that_nobody_needs_any_more_does_not_hold_the_log() {
+    let mut cluster = Cluster::new(3, 3);
+    cluster.run(40);
+    let leader = cluster.leader(1).0;
+    let away = leader % 3 + 1;
+    cluster.machines.get_mut(&away).expect("it is there").is_cut_off = true;
+    for number in 0..20 {
+        done(cluster.put(1, &format!("a{number:02}"), "v"));
+    }
+    let applied = cluster.leader(1).1.applied;
+    let cut = CompactLogRequest { compact_index: applied - 1, compact_term: 0 };
+    done(cluster.admin(1, admin_request::Command::CompactLog(cut)));
+    cluster.run(2);
+    // Long enough to be heard of and to have a snapshot built, not to get it.
+    cluster.machines.get_mut(&away).expect("it is there").is_cut_off = false;
+    cluster.run(2);
+    assert_eq!(cluster.value_on(away, "a00"), None);
+    cluster.machines.get_mut(&leader).expect("it is there").is_cut_off = true;
+    cluster.run(80);
+    assert_eq!(cluster.value_on(away, "a00").as_deref(), Some("v"));
+
+    cluster.machines.get_mut(&leader).expect("it is there").is_cut_off = false;
+    cluster.run(20);
+    let heir = peer(10 + leader, leader);
+    let request = TransferLeaderRequest { peer: Some(heir), ..TransferLeaderRequest::default() };
+    done(cluster.admin(1, admin_request::Command::TransferLeader(request)));
+    cluster.run(10);
+    assert_eq!(cluster.leader(1).0, leader);
+    for number in 0..20 {
+        done(cluster.put(1, &format!("b{number:02}"), "v"));
+    }
+    cluster.run(100);
+    let (_, status) = cluster.leader(1);
+    assert!(status.applied - status.truncated < 10, "{status:?}");
+}
+
+#[test]
+fn no_configuration_is_named_to_a_replica_that_it_does_not_have() {
+    let mut cluster = Cluster::new(3, 3);
+    cluster.run(40);
+    let (leader, status) = cluster.leader(1);
+    let stranger = peer(19, leader % 3 + 1);
+    let mut vote = raft::eraftpb::Message { from: 19, to: status.peer.id, ..Default::default() };
+    vote.set_msg_type(raft::eraftpb::MessageType::MsgRequestPreVote);
+    (vote.term, vote.index, vote.log_term) = (status.term + 1, 0, 0);
+    let message = RaftMessage {
+        region_id: 1,
+        from_peer: Some(stranger),
+        to_peer: Some(status.peer),
+        message: protobuf::Message::write_to_bytes(&vote)
+            .expect("it has no required fields")
+            .into(),
+        region_epoch: Some(metapb::RegionEpoch { conf_ver: 9, version: 1 }),
+        ..RaftMessage::default()
+    };
+    // Long enough for the leader's followers to be forgotten: it must answer somebody.
+    let machine = cluster.machines.get_mut(&leader).expect("it is there");
+    machine.is_cut_off = true;
+    cluster.run(40);
+    let machine = cluster.machines.get_mut(&leader).expect("it is there");
+    machine.store.receive(message);
+    (0..machine.store.actors()).for_each(|actor| machine.store.turn(actor).expect("it works"));
+    let sent = machine.store.take_sent();
+    let answer = sent.iter().find(|message| message.to_peer == Some(stranger)).expect("an answer");
+    assert_eq!(answer.region_epoch.map(|epoch| epoch.conf_ver), Some(0));
+}
