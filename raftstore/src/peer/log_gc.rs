@@ -3,8 +3,9 @@
 //! The leader proposes the cut, so that all replicas agree on where their logs begin. Entries go later, in the
 //! background, when the data engine has made what they stand for durable.
 //!
-//! **Invariant.** The cut is never behind what is applied, nor behind an entry that a snapshot in flight will
-//! need; a follower that lags is waited for until the log is too long.
+//! **Invariants.** The cut is never behind what is applied, nor behind an entry that a snapshot in flight will
+//! need; a follower that lags is waited for until the log is too long. A snapshot that waits to be sent holds the
+//! log no longer than the follower it is for: that one may get it from another leader, or go away.
 
 use raft::ProgressState;
 use skerry_proto::raft_cmdpb::{CompactLogRequest, admin_request};
@@ -16,12 +17,18 @@ use crate::reply::{Refusal, Reply};
 impl Peer {
     /// Looks at the log's length from time to time.
     pub(super) fn tick_log_gc(&mut self) {
-        let config = &self.environment.config;
+        let config = self.environment.config.clone();
         if !self.ticks.is_multiple_of(config.log_gc_ticks) || !self.is_leader() {
             return;
         }
         let truncated = self.raft_group.store().truncated().index;
-        let (everybody, limit) = (self.replicated(), self.cut_limit());
+        let everybody = self.replicated();
+        let length = self.applied.applied_index.saturating_sub(truncated);
+        let is_too_long = length > config.log_gc_count_max;
+        if everybody >= truncated || is_too_long {
+            self.raft_group.mut_store().forget_waiting_snapshot();
+        }
+        let limit = self.cut_limit();
         let length = limit.saturating_sub(truncated);
         let index = if length > config.log_gc_count_max { limit } else { everybody.min(limit) };
         if index.saturating_sub(truncated) >= config.log_gc_threshold {

@@ -234,6 +234,14 @@ impl PeerStorage {
         !matches!(&*self.ordered.borrow(), Ordered::Nothing)
     }
 
+    /// Throws away a snapshot that waits to be taken. Raft orders another if it still wants one.
+    pub(super) fn forget_waiting_snapshot(&mut self) {
+        let ordered = self.ordered.get_mut();
+        if matches!(ordered, Ordered::Built(_)) {
+            *ordered = Ordered::Nothing;
+        }
+    }
+
     /// A follower must find the entry behind the snapshot in the log, and the peers must still be the same.
     fn is_useful(&self, snapshot: &Snapshot) -> bool {
         let metadata = snapshot.get_metadata();

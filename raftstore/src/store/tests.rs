@@ -504,6 +504,8 @@ fn files_that_a_former_process_has_left_are_gone_after_a_start() {
 }
 }
 
+}
+
 
 /// A snapshot that was built for a follower which then got another leader's would wait for ever, and the log with it.
 #[test]
@@ -573,3 +575,5 @@ fn no_configuration_is_named_to_a_replica_that_it_does_not_have() {
     let answer = sent.iter().find(|message| message.to_peer == Some(stranger)).expect("an answer");
     assert_eq!(answer.region_epoch.map(|epoch| epoch.conf_ver), Some(0));
 }
+}
+
