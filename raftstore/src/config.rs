@@ -1,8 +1,8 @@
-//! What a user may set about the two engines: values, reasons, limits, and the words of the
+//! What a user may set about the two engines and replication: values, reasons, limits, and the words of the
 //! reference.
 //!
-//! The binary puts these structs into its TOML file as the sections `[rocksdb]` and
-//! `[raft-engine]`. Every struct here has the same four parts: fields with their defaults,
+//! The binary puts these structs into its TOML file as the sections `[rocksdb]`, `[raft-engine]` and
+//! `[raftstore]`. Every struct here has the same four parts: fields with their defaults,
 //! `validate` (which names the key and what is allowed), and `reference` (one [`Knob`] a field,
 //! from which `docs/configuration.md` is made; a test compares its names and defaults with what is
 //! really read).
@@ -17,6 +17,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{Error, Result};
+
+mod raft_reference;
 
 /// One line of the configuration reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -432,7 +434,9 @@ pub struct RaftConfig {
     pub apply_workers: usize,
     /// Messages that an actor takes at a time.
     pub batch_messages_max: usize,
-    /// Largest entry of the log; a larger write is refused.
+    /// Largest entry of the log; a larger write is refused. The binary sets it to what clients may write
+    /// (`storage.entry-size-max`), so a file cannot.
+    #[serde(skip)]
     pub entry_size_max: ByteSize,
     /// Entries that a raft message carries, in bytes.
     pub message_size_max: ByteSize,
@@ -444,6 +448,8 @@ pub struct RaftConfig {
     pub entry_cache_size: ByteSize,
     /// Ticks between looks at the log's length.
     pub log_gc_ticks: u64,
+    /// Ticks between looks for files of the log that hold nothing any more.
+    pub log_purge_ticks: u64,
     /// Entries that everybody has before the log is cut.
     pub log_gc_threshold: u64,
     /// Entries at which the log is cut although a follower still needs them.
@@ -495,6 +501,7 @@ impl Default for RaftConfig {
             apply_size_max: ByteSize::mib(16),
             entry_cache_size: ByteSize::mib(4),
             log_gc_ticks: 30,
+            log_purge_ticks: 100,
             log_gc_threshold: 50,
             log_gc_count_max: 72_000,
             split_check_size: ByteSize::mib(6),
@@ -539,11 +546,12 @@ impl RaftConfig {
         check.within(
             "entry-size-max",
             self.entry_size_max,
-            ByteSize::kib(1)..=ByteSize::mib(64),
+            ByteSize::kib(1)..=ByteSize::mib(512),
         )?;
         check.within("message-size-max", self.message_size_max, ByteSize(1)..=ByteSize::mib(32))?;
         check.within("inflight-messages-max", self.inflight_messages_max, 1..=16_384)?;
         check.within("log-gc-ticks", self.log_gc_ticks, 1..=1_000_000)?;
+        check.within("log-purge-ticks", self.log_purge_ticks, 1..=1_000_000)?;
         check.within("log-gc-threshold", self.log_gc_threshold, 1..=1_000_000)?;
         let counts = self.log_gc_threshold..=1_000_000_000;
         check.within("log-gc-count-max", self.log_gc_count_max, counts)?;
@@ -641,6 +649,8 @@ mod tests {
         assert_reference_is_true(RocksConfig::reference(), "rocksdb", &rocks);
         let log = toml::to_string(&RaftEngineConfig::default()).expect("serialise");
         assert_reference_is_true(RaftEngineConfig::reference(), "raft-engine", &log);
+        let raft = toml::to_string(&RaftConfig::default()).expect("serialise");
+        assert_reference_is_true(RaftConfig::reference(), "raftstore", &raft);
     }
 
     #[test]

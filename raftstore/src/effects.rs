@@ -7,6 +7,7 @@ use skerry_proto::metapb;
 use skerry_proto::raft_serverpb::RaftMessage;
 use skerry_proto::types::PeerId;
 
+use crate::extent::Extent;
 use crate::message::{
     Applied, ApplyMessage, BackgroundTask, LogTask, Persisted, StoreMessage, WorkerMessage,
 };
@@ -60,6 +61,8 @@ pub struct RegionReport {
     pub pending: Vec<PeerId>,
     /// Replicas that have been silent, and for how many ticks.
     pub down: Vec<(PeerId, u64)>,
-    /// Bytes of data, roughly.
-    pub size: u64,
+    /// Its data, roughly.
+    pub size: Extent,
+    /// What was written to it since its last report.
+    pub written: Extent,
 }

@@ -8,6 +8,7 @@
 //! | apply state | `01 02`, region id | `raft_serverpb.RaftApplyState` | `raft` |
 //! | raft state of an accepted snapshot | `01 03`, region id | `raft_serverpb.RaftLocalState` | `raft` |
 //! | incarnation of the store | `01 04` | how often it was started (8 bytes) | `raft` |
+//! | prepared first region | `01 05` | `metapb.Region`; there until the cluster has it or another | `raft` |
 //!
 //! *Key of the region* is what region boundaries are compared with: the user's key, encoded or not
 //! as the API version says. Region ids are big-endian so that a scan meets regions in the order of
@@ -76,9 +77,13 @@ const REGION_STATE: u8 = 0x01;
 const APPLY_STATE: u8 = 0x02;
 const SNAPSHOT_RAFT_STATE: u8 = 0x03;
 const INCARNATION: u8 = 0x04;
+const PREPARED_REGION: u8 = 0x05;
 
 /// How often the store was started.
 pub const STORE_INCARNATION: &[u8] = &[LOCAL_PREFIX, INCARNATION];
+
+/// The first region of a cluster that this store has offered to found.
+pub const PREPARED_FIRST_REGION: &[u8] = &[LOCAL_PREFIX, PREPARED_REGION];
 
 /// Where the engine keeps `key`.
 pub fn data_key(key: &[u8]) -> Bytes {

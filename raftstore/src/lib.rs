@@ -30,6 +30,7 @@ pub mod effects;
 pub mod engine;
 pub mod environment;
 pub mod error;
+pub mod extent;
 pub mod keys;
 pub mod message;
 pub mod meta;

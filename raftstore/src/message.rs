@@ -24,6 +24,7 @@ use skerry_proto::types::{PeerId, RegionId, Term};
 
 use crate::engine::log::LogOperation;
 use crate::engine::{KeyRange, View, WriteBatch};
+use crate::extent::Extent;
 use crate::reply::{Refusal, Reply};
 use crate::snapshot::SnapshotId;
 
@@ -36,6 +37,8 @@ pub struct PeerSerial(pub u64);
 pub enum WorkerMessage {
     /// One tick has passed, for every replica of the worker.
     Tick,
+    /// Whoever leads reports to the scheduler now: it may be a new one that knows nothing.
+    Report,
     /// From a replica on another store.
     Raft(Box<RaftMessage>),
     /// From a client or the scheduler.
@@ -71,6 +74,11 @@ pub enum WorkerMessage {
         /// Whether it arrived whole.
         arrived: bool,
     },
+    /// The region's old entries keep files of the log that could go.
+    CutLog {
+        /// The region.
+        region_id: RegionId,
+    },
     /// A message could not be sent.
     Unreachable {
         /// The region.
@@ -87,7 +95,7 @@ pub enum WorkerMessage {
         /// In order; without data prefix. Empty: it need not be cut.
         keys: Vec<bytes::Bytes>,
         /// Its size.
-        size: u64,
+        size: Extent,
     },
 }
 
@@ -350,8 +358,8 @@ pub struct Applied {
     pub proposed_at: Option<Duration>,
     /// Changes of the region, in order.
     pub changes: Vec<Change>,
-    /// Bytes of keys and values that were written.
-    pub bytes: u64,
+    /// What was written.
+    pub written: Extent,
     /// The worker has stopped for this replica and will not touch its data again.
     pub removed: bool,
 }
@@ -366,7 +374,7 @@ impl Applied {
             term: 0,
             proposed_at: None,
             changes: Vec::new(),
-            bytes: 0,
+            written: Extent::default(),
             removed: false,
         }
     }
@@ -434,6 +442,8 @@ pub enum BackgroundTask {
     CheckSplit {
         /// The region.
         region: Arc<metapb::Region>,
+        /// Cut it in the middle however small it is.
+        halve: bool,
     },
     /// Cut the log in front of an index, once the data engine has made what it stands for durable.
     CompactLog {

@@ -41,11 +41,13 @@ pub enum Planted {
     VoteAfterRestart,
     /// A leader reads although it has told a follower of an index that it has not applied.
     ReadFloorIgnored,
+    /// What arrives of a snapshot is compared with its list neither by size nor by checksum.
+    SnapshotUnchecked,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 17] = [
+    pub const ALL: [Planted; 18] = [
         Planted::SkipFsync,
         Planted::AcknowledgeBeforePersist,
         Planted::VoteNotPersisted,
@@ -63,5 +65,6 @@ impl Planted {
         Planted::TicksMadeUp,
         Planted::VoteAfterRestart,
         Planted::ReadFloorIgnored,
+        Planted::SnapshotUnchecked,
     ];
 }

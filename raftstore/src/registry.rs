@@ -16,11 +16,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use dashmap::DashMap;
 use skerry_proto::metapb;
 use skerry_proto::types::{PeerId, RegionId, Term};
 
-use crate::engine::{Engine, View};
+use crate::Result as EngineResult;
+use crate::engine::{ColumnFamily, Engine, View};
+use crate::keys;
 use crate::message::{CommandContext, RegionView};
 use crate::planted::Planted;
 use crate::reply::Refusal;
@@ -165,8 +168,7 @@ impl LocalReader {
     ) -> Option<std::result::Result<RegionView, Refusal>> {
         let delegate = self.registry.get(context.region_id)?;
         let view: Arc<dyn View> = self.engine.view();
-        let now = self.clock.monotonic();
-        if !delegate.holds(now) {
+        if !delegate.holds(self.clock.monotonic()) {
             return None;
         }
         Some(check(&delegate, context).map(|()| RegionView {
@@ -174,6 +176,35 @@ impl LocalReader {
             region: delegate.region.clone(),
             term: Term::new(delegate.term),
         }))
+    }
+
+    /// The newest value of one data key, without the cost of a view. `None`: go to the raft worker. What was read is
+    /// given out only if the lease held *after* it was read.
+    pub fn get(
+        &self,
+        context: &CommandContext,
+        family: ColumnFamily,
+        data_key: &[u8],
+    ) -> Option<std::result::Result<EngineResult<Option<Bytes>>, Refusal>> {
+        let delegate = self.registry.get(context.region_id)?;
+        if let Err(refusal) =
+            check(&delegate, context).and_then(|()| holds_key(&delegate, data_key))
+        {
+            return delegate.holds(self.clock.monotonic()).then_some(Err(refusal));
+        }
+        let value = self.engine.get(family, data_key);
+        delegate.holds(self.clock.monotonic()).then_some(Ok(value))
+    }
+}
+
+fn holds_key(delegate: &ReadDelegate, data_key: &[u8]) -> std::result::Result<(), Refusal> {
+    let key = keys::region_key(data_key).expect("user data has a data prefix");
+    match delegate.region.contains_key(key) {
+        true => Ok(()),
+        false => Err(Refusal::KeyNotInRegion {
+            key: Bytes::copy_from_slice(key),
+            region: delegate.region.clone(),
+        }),
     }
 }
 

@@ -18,11 +18,12 @@ use skerry_proto::raft_serverpb::RaftMessage;
 use skerry_proto::types::{PeerId, RegionId, StoreId};
 use skerry_raftstore::config::{RaftConfig, RaftEngineConfig, RocksConfig};
 use skerry_raftstore::effects::{RegionReport, SplitAsk};
-use skerry_raftstore::engine::Engine;
 use skerry_raftstore::engine::log::LogEngine;
 use skerry_raftstore::engine::log::raft_engine::RaftEngineLog;
 use skerry_raftstore::engine::log::rocks::RocksLog;
 use skerry_raftstore::engine::rocks::RocksEngine;
+use skerry_raftstore::engine::{ColumnFamily, Engine};
+use skerry_raftstore::keys;
 use skerry_raftstore::message::{Command, CommandContext, CommandKind};
 use skerry_raftstore::outside::{SchedulerClient, Transport};
 use skerry_raftstore::reply::Replies;
@@ -60,8 +61,8 @@ struct World {
     stores: RwLock<BTreeMap<u64, (StoreHandle, PathBuf)>>,
     next_id: AtomicU64,
     replies: Arc<Replies>,
-    /// The newest leader that each region has reported.
-    leaders: RwLock<BTreeMap<u64, (u64, metapb::Peer)>>,
+    /// The newest report of each region's leader.
+    reports: RwLock<BTreeMap<u64, RegionReport>>,
 }
 
 impl LocalCluster {
@@ -72,7 +73,7 @@ impl LocalCluster {
             stores: RwLock::default(),
             next_id: AtomicU64::new(FIRST_NEW_ID),
             replies: Replies::new(),
-            leaders: RwLock::default(),
+            reports: RwLock::default(),
         });
         let open = |store_id| {
             let home = directory.join(format!("store-{store_id}"));
@@ -97,8 +98,21 @@ impl LocalCluster {
 
     /// The store that leads a region, as far as the scheduler has heard.
     pub fn leader(&self, region_id: u64) -> Option<u64> {
-        let leaders = self.world.leaders.read().expect("no holder panics");
-        leaders.get(&region_id).map(|(_, peer)| peer.store_id)
+        let reports = self.world.reports.read().expect("no holder panics");
+        reports.get(&region_id).map(|report| report.leader.store_id)
+    }
+
+    /// The region of a key, and the store that leads it, as far as the scheduler has heard.
+    pub fn look_up(&self, key: &[u8]) -> Option<(metapb::Region, u64)> {
+        let reports = self.world.reports.read().expect("no holder panics");
+        let of_key = reports.values().filter(|report| report.region.contains_key(key));
+        let newest = of_key.max_by_key(|report| report.region.epoch().version)?;
+        Some((newest.region.clone(), newest.leader.store_id))
+    }
+
+    /// How many regions have reported a leader.
+    pub fn led(&self) -> usize {
+        self.world.reports.read().expect("no holder panics").len()
     }
 
     /// A store.
@@ -154,8 +168,15 @@ fn open_store(store_id: u64, home: &Path, layout: &Layout, regions: &[metapb::Re
             Arc::new(RocksLog::open(&home.join("log"), &RocksConfig::default()).expect("a log"))
         }
     };
-    for region in regions {
-        bootstrap(&engine, log.as_ref(), region).expect("bootstrap");
+    // A directory that was used before has them.
+    if engine
+        .get(ColumnFamily::Raft, &keys::region_state(regions[0].id))
+        .expect("it reads")
+        .is_none()
+    {
+        for region in regions {
+            bootstrap(&engine, log.as_ref(), region).expect("bootstrap");
+        }
     }
     let engine: Arc<dyn Engine> = Arc::new(engine);
     let parts = StoreParts {
@@ -193,11 +214,11 @@ impl Transport for World {
 
 impl SchedulerClient for World {
     fn report(&self, reports: Vec<RegionReport>) {
-        let mut leaders = self.leaders.write().expect("no holder panics");
+        let mut known = self.reports.write().expect("no holder panics");
         for report in reports {
-            let newest = leaders.entry(report.region.id).or_insert((report.term, report.leader));
-            if newest.0 <= report.term {
-                *newest = (report.term, report.leader);
+            let newest = known.entry(report.region.id).or_insert_with(|| report.clone());
+            if newest.term <= report.term {
+                *newest = report;
             }
         }
     }

@@ -16,6 +16,7 @@ use super::admin;
 use super::answers::EntryOutcome;
 use crate::engine::{ColumnFamily, KeyRange, WriteBatch};
 use crate::environment::Environment;
+use crate::extent::Extent;
 use crate::message::{Applied, ApplyTask, Change, PeerSerial, Registration};
 use crate::planted::Planted;
 use crate::reply::Refusal;
@@ -25,23 +26,24 @@ pub(super) struct Done {
     pub(super) outcome: EntryOutcome,
     pub(super) change: Option<Change>,
     pub(super) must_sync: bool,
-    pub(super) bytes: u64,
+    pub(super) written: Extent,
 }
 
 impl Done {
     /// Data changed, or nothing.
-    fn written(bytes: u64) -> Done {
-        Done { outcome: EntryOutcome::Written, change: None, must_sync: false, bytes }
+    fn written(written: Extent) -> Done {
+        Done { outcome: EntryOutcome::Written, change: None, must_sync: false, written }
     }
 
     /// The region changed.
     pub(super) fn changed(regions: Vec<Region>, change: Change, must_sync: bool) -> Done {
-        Done { outcome: EntryOutcome::Admin(regions), change: Some(change), must_sync, bytes: 0 }
+        let (outcome, change) = (EntryOutcome::Admin(regions), Some(change));
+        Done { outcome, change, must_sync, written: Extent::default() }
     }
 
     /// Nothing changed.
     pub(super) fn refused(refusal: Refusal) -> Done {
-        Done { outcome: EntryOutcome::Refused(refusal), ..Done::written(0) }
+        Done { outcome: EntryOutcome::Refused(refusal), ..Done::written(Extent::default()) }
     }
 }
 
@@ -87,7 +89,7 @@ impl Applier {
             term: self.term,
             proposed_at: None,
             changes: Vec::new(),
-            bytes: 0,
+            written: Extent::default(),
             removed: false,
         }
     }
@@ -115,7 +117,7 @@ impl Applier {
             (self.state.commit_index, self.state.commit_term) = (entry.index, entry.term);
         }
         match entry.get_entry_type() {
-            EntryType::EntryNormal if entry.data.is_empty() => Done::written(0),
+            EntryType::EntryNormal if entry.data.is_empty() => Done::written(Extent::default()),
             EntryType::EntryNormal => self.apply_command(&entry.data, environment, batch),
             EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
                 let command = decode(&self.region, &entry.context);
@@ -159,9 +161,9 @@ impl Applier {
         if epoch.version != self.region.epoch().version && !is_blind {
             return Done::refused(Refusal::EpochNotMatch(vec![self.region.clone()]));
         }
-        let before = batch.byte_size();
+        let (before, keys) = (batch.byte_size(), requests.len() as u64);
         requests.into_iter().for_each(|request| put_request(batch, request));
-        Done::written((batch.byte_size() - before) as u64)
+        Done::written(Extent { bytes: (batch.byte_size() - before) as u64, keys })
     }
 
     /// Applies the writes of an entry once more (a planted bug).

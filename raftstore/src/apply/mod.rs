@@ -111,7 +111,7 @@ impl ApplyWorker {
             let changes = &mut self.batch;
             let done = applier.apply_entry(entry, &self.environment, changes);
             self.must_sync |= done.must_sync;
-            report.bytes += done.bytes;
+            report.written += done.written;
             report.changes.extend(done.change);
             let proposed_at = self.answers.decide(region_id, entry, done.outcome);
             report.proposed_at = report.proposed_at.max(proposed_at);

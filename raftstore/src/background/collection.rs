@@ -1,10 +1,10 @@
 //! Removing files of snapshots that nobody needs any more.
 //!
-//! | files | needed |
-//! | --- | --- |
-//! | of an activity that goes on | always; the registry knows |
-//! | received | while the snapshot is accepted and not installed, and for a while after they came: the message that announces them may wait in a queue |
-//! | built | for a while after they were asked for, if the region is still here: raft offers them to a follower, and another may want the same |
+//! * Files of an activity that goes on are needed; the registry knows.
+//! * Received ones are needed while their snapshot is accepted and not installed, and for a while after they came: the
+//!   message that announces them may wait in a queue.
+//! * Built ones are needed for a while after they were asked for, if the region is still here: raft offers them to a
+//!   follower, and another may want the same.
 //!
 //! Received files go as soon as they are installed. Everything else is looked at from time to time; a start
 //! begins without any ([`crate::store::recover`]).

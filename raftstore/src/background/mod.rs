@@ -43,6 +43,8 @@ pub struct Background {
     /// What must keep its order: installs, and ranges to be cleared. The first may have to wait.
     ordered: VecDeque<BackgroundTask>,
     collection: Collection,
+    /// Ticks since files of the log were looked for.
+    unpurged_ticks: u64,
 }
 
 impl Background {
@@ -52,6 +54,7 @@ impl Background {
             environment: environment.clone(),
             ordered: VecDeque::new(),
             collection: Collection::default(),
+            unpurged_ticks: 0,
         }
     }
 
@@ -68,19 +71,35 @@ impl Background {
                 BackgroundTask::Tick => {
                     self.advance(effects)?;
                     self.collection.pass(&self.environment, TICKS);
+                    self.purge_log(effects)?;
                 }
                 BackgroundTask::BuildSnapshot(order) => self.build(*order, pause, effects),
                 BackgroundTask::InstallSnapshot { .. } | BackgroundTask::CleanRange { .. } => {
                     self.ordered.push_back(task);
                     self.advance(effects)?;
                 }
-                BackgroundTask::CheckSplit { region } => self.check_split(&region, effects)?,
+                BackgroundTask::CheckSplit { region, halve } => {
+                    self.check_split(&region, halve, effects)?;
+                }
                 BackgroundTask::CompactLog { region_id, serial, first } => {
                     cuts.push((region_id, serial, first));
                 }
             }
         }
         self.cut_logs(cuts, effects)
+    }
+
+    /// Frees files of the log from time to time. Regions whose few old entries keep many files are asked to cut
+    /// their logs.
+    fn purge_log(&mut self, effects: &mut Effects) -> Result<()> {
+        self.unpurged_ticks += TICKS;
+        if self.unpurged_ticks < self.environment.config.log_purge_ticks {
+            return Ok(());
+        }
+        self.unpurged_ticks = 0;
+        let regions = self.environment.log.purge()?.into_iter().map(RegionId::new);
+        effects.workers.extend(regions.map(|region_id| WorkerMessage::CutLog { region_id }));
+        Ok(())
     }
 
     /// Installs and clears what was asked for, in order, until something has to wait.
@@ -170,8 +189,13 @@ impl Background {
         })
     }
 
-    fn check_split(&self, region: &Arc<metapb::Region>, effects: &mut Effects) -> Result<()> {
-        let (keys, size) = split_check::find_keys(&self.environment, region)?;
+    fn check_split(
+        &self,
+        region: &Arc<metapb::Region>,
+        halve: bool,
+        effects: &mut Effects,
+    ) -> Result<()> {
+        let (keys, size) = split_check::find_keys(&self.environment, region, halve)?;
         effects.workers.push(WorkerMessage::SplitKeys {
             region_id: region.region_id(),
             epoch: region.epoch(),
@@ -212,7 +236,8 @@ pub fn install_snapshot(
     region: &metapb::Region,
 ) -> Result<()> {
     let engine = environment.engine.as_ref();
-    snapshot::install(environment.snapshots.directory(), id, region, engine)?;
+    let directory = environment.snapshots.directory();
+    snapshot::install(directory, id, region, engine, environment.planted)?;
     let state = RegionLocalState { state: PeerState::Normal.into(), region: Some(region.clone()) };
     let mut batch = WriteBatch::new();
     batch.put(ColumnFamily::Raft, keys::region_state(region.id), state.encode_to_vec());

@@ -1,7 +1,8 @@
 //! Where a region that has grown should be cut.
 //!
-//! 1. Its size is estimated; most looks end here.
-//! 2. Its largest map of keys is walked, and keys are taken where equal parts of it end.
+//! 1. Its keys are counted; most looks end here.
+//! 2. Its largest map of keys is walked, and keys are taken where equal parts of it end. Who asks for a half gets
+//!    the key in the middle, however small the region is.
 //! 3. A key becomes a boundary in the form that clients expect: a whole encoded key, without the timestamp of
 //!    a version, so that the versions of one key stay together.
 
@@ -12,6 +13,7 @@ use skerry_proto::metapb;
 use crate::Result;
 use crate::engine::{ColumnFamily, KeyRange, View};
 use crate::environment::Environment;
+use crate::extent::Extent;
 use crate::keys::{self, DataSpace};
 
 /// Parts that one look may ask for.
@@ -23,35 +25,34 @@ const RAW_PREFIX_BYTES: usize = 8;
 pub(super) fn find_keys(
     environment: &Environment,
     region: &metapb::Region,
-) -> Result<(Vec<Bytes>, u64)> {
+    halve: bool,
+) -> Result<(Vec<Bytes>, Extent)> {
     let config = &environment.config;
     let view = environment.engine.view();
     let mut total = Extent::default();
     let mut largest = (Extent::default(), None);
     for (family, range) in maps(region) {
         let extent = measure(view.as_ref(), family, &range)?;
-        total.bytes += extent.bytes;
-        total.keys += extent.keys;
+        total += extent;
         if extent.bytes >= largest.0.bytes {
             largest = (extent, Some((family, range)));
         }
     }
     let is_large =
         total.bytes > config.region_size_max.bytes() || total.keys > config.region_keys_max;
-    let (extent, Some((family, range))) = largest else { return Ok((Vec::new(), 0)) };
-    if !is_large {
-        return Ok((Vec::new(), total.bytes));
+    let (extent, Some((family, range))) = largest else {
+        return Ok((Vec::new(), total));
+    };
+    if !is_large && !halve {
+        return Ok((Vec::new(), total));
     }
-    let parts = (total.bytes / config.split_size.bytes()).clamp(2, PARTS_MAX);
+    let parts = match halve {
+        true => 2,
+        false => (total.bytes / config.split_size.bytes()).clamp(2, PARTS_MAX),
+    };
     let step = (extent.bytes / parts).max(1);
     let keys = keys_at(view.as_ref(), family, &range, step, region)?;
-    Ok((keys, total.bytes))
-}
-
-#[derive(Clone, Copy, Default)]
-struct Extent {
-    bytes: u64,
-    keys: u64,
+    Ok((keys, total))
 }
 
 /// The maps of keys that a region consists of.

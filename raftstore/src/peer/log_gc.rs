@@ -36,6 +36,17 @@ impl Peer {
         }
     }
 
+    /// Cuts in front of what everybody has, however little that is.
+    pub fn cut_log(&mut self) {
+        let index = self.replicated().min(self.cut_limit());
+        if self.is_touchable()
+            && self.is_leader()
+            && index > self.raft_group.store().truncated().index
+        {
+            self.propose_compaction(index, None);
+        }
+    }
+
     /// What all peers have.
     fn replicated(&self) -> u64 {
         let progress = self.raft_group.raft.prs().iter().map(|(_, progress)| progress.matched);

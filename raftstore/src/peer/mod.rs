@@ -29,7 +29,7 @@ use raft::{RawNode, StateRole};
 use skerry_proto::metapb;
 use skerry_proto::raft_serverpb::{RaftApplyState, RaftMessage};
 use skerry_proto::types::{PeerId, RegionId, Term};
-use slog::{debug, info};
+use slog::{Drain as _, Level, LevelFilter, Logger, debug, info};
 
 use self::destroy::Life;
 use self::lease::Lease;
@@ -39,6 +39,7 @@ use self::storage::PeerStorage;
 use crate::Result;
 use crate::effects::Effects;
 use crate::environment::Environment;
+use crate::extent::Extent;
 use crate::message::{
     Applied, ApplyMessage, BackgroundTask, Change, Command, CommandContext, CommandKind, NewPeer,
     Origin, PeerSerial, Proposal, Registration,
@@ -114,7 +115,9 @@ pub struct Peer {
     /// Bytes that were written since the region's size was looked at.
     bytes_unchecked: u64,
     /// The region's size, roughly.
-    size: u64,
+    size: Extent,
+    /// What was written since the last report.
+    unreported: Extent,
 }
 
 /// What invariants, status pages and tests look at.
@@ -168,8 +171,7 @@ impl Peer {
         )?;
         born.into_iter().for_each(|state| storage.begin_with(state));
         let raft_config = raft_config(environment, new.peer.id, applied.applied_index);
-        let logger =
-            environment.logger.new(slog::o!("region" => new.region.id, "peer" => new.peer.id));
+        let logger = raft_logger(environment, new);
         let raft_group = RawNode::new(&raft_config, storage, &logger)
             .map_err(|error| crate::Error::Config(format!("raft: {error}")))?;
         let is_deaf = new.origin == Origin::Disk && !environment.has(Planted::VoteAfterRestart);
@@ -202,7 +204,8 @@ impl Peer {
             heard: BTreeMap::new(),
             reported_unwell: Vec::new(),
             bytes_unchecked: 0,
-            size: 0,
+            size: Extent::default(),
+            unreported: Extent::default(),
             raft_group,
         };
         peer.pin_election_timeout();
@@ -296,7 +299,7 @@ impl Peer {
         if applied.removed {
             return self.applier_stopped(effects);
         }
-        let Applied { state, term, proposed_at, changes, bytes, .. } = applied;
+        let Applied { state, term, proposed_at, changes, written, .. } = applied;
         self.applied = state;
         self.applied_term = term;
         for change in changes {
@@ -309,7 +312,7 @@ impl Peer {
         self.note_applied_proposal(proposed_at);
         self.update_delegate();
         self.serve_reads();
-        self.check_size(bytes, effects);
+        self.check_size(written, effects);
     }
 
     /// Follows a change that was applied. A replica that ends follows splits still: the children are there.
@@ -435,6 +438,14 @@ impl Peer {
             self.step(message, effects);
         }
     }
+}
+
+/// Where the raft crate logs. What it calls information is of interest to who debugs raft: this crate tells in its
+/// own words who leads and what changed.
+fn raft_logger(environment: &Environment, new: &NewPeer) -> Logger {
+    let loud = LevelFilter::new(environment.logger.clone(), Level::Warning);
+    let of_peer = slog::o!("region" => new.region.id, "peer" => new.peer.id);
+    Logger::root(loud.ignore_res(), of_peer)
 }
 
 fn raft_config(environment: &Environment, id: u64, applied: u64) -> raft::Config {

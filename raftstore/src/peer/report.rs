@@ -1,24 +1,30 @@
 //! What a leader tells the scheduler about its region: at once when it comes to lead and when range or peers
 //! change, because clients wait for that; when a replica is well again, because the scheduler gives no vote to one
-//! that is not; and from time to time.
+//! that is not; and from time to time, more often while its peers are being changed.
 
 use raft::ProgressState;
+use skerry_proto::metapb::PeerRole;
 use skerry_proto::types::PeerId;
 
 use super::Peer;
 use crate::effects::{Effects, RegionReport};
 
+/// Ticks between reports while the region's peers are being changed: its next step may wait for one.
+const UNSETTLED_REPORT_TICKS: u64 = 10;
+
 impl Peer {
     /// Reports from time to time, and when a replica is well again.
     pub(super) fn tick_report(&mut self, effects: &mut Effects) {
-        let is_due = self.ticks.is_multiple_of(self.environment.config.report_ticks);
-        if is_due || self.has_recovery() {
+        let is_settled = self.region().peers.iter().all(|peer| peer.role() == PeerRole::Voter);
+        let usual = self.environment.config.report_ticks;
+        let interval = if is_settled { usual } else { usual.min(UNSETTLED_REPORT_TICKS) };
+        if self.ticks.is_multiple_of(interval) || self.has_recovery() {
             self.report(effects);
         }
     }
 
     /// Reports now, if it leads.
-    pub(super) fn report(&mut self, effects: &mut Effects) {
+    pub fn report(&mut self, effects: &mut Effects) {
         if !self.is_leader() {
             return;
         }
@@ -32,6 +38,7 @@ impl Peer {
             pending,
             down,
             size: self.size,
+            written: std::mem::take(&mut self.unreported),
         });
     }
 

@@ -17,6 +17,7 @@ use slog::info;
 
 use super::{Peer, epoch_not_match};
 use crate::effects::{Effects, SplitAsk};
+use crate::extent::Extent;
 use crate::message::{AdminDone, BackgroundTask, NewPeer, Origin, Waiters, WorkerMessage};
 use crate::reply::{Refusal, Reply};
 
@@ -95,13 +96,15 @@ impl Peer {
     }
 
     /// Has the region's size looked at when enough was written.
-    pub(super) fn check_size(&mut self, bytes: u64, effects: &mut Effects) {
-        self.bytes_unchecked += bytes;
-        self.size += bytes;
+    pub(super) fn check_size(&mut self, written: Extent, effects: &mut Effects) {
+        self.bytes_unchecked += written.bytes;
+        self.size += written;
+        self.unreported += written;
         let due = self.environment.config.split_check_size.bytes();
         if self.is_leader() && self.bytes_unchecked >= due {
             self.bytes_unchecked = 0;
-            effects.background.push(BackgroundTask::CheckSplit { region: self.region().clone() });
+            let region = self.region().clone();
+            effects.background.push(BackgroundTask::CheckSplit { region, halve: false });
         }
     }
 
@@ -110,7 +113,7 @@ impl Peer {
         &mut self,
         epoch: metapb::RegionEpoch,
         keys: Vec<bytes::Bytes>,
-        size: u64,
+        size: Extent,
         effects: &mut Effects,
     ) {
         if !self.is_touchable() || epoch != self.region().epoch() {

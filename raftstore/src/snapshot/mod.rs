@@ -37,7 +37,7 @@ pub use self::build::build;
 pub use self::format::VERSION;
 pub use self::install::install;
 pub use self::manager::{Activity, Busy, Counts, Limits, Manager, Registration};
-pub use self::message::{carry, of_message};
+pub use self::message::{carry, is_snapshot, of_message};
 pub use self::rate::RateLimit;
 pub use self::transfer::{CHUNK_BYTES_MAX, Incoming, Outgoing, copy};
 

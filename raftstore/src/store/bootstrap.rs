@@ -1,37 +1,124 @@
 //! The first region of a cluster, written before the store is opened.
+//!
+//! Several stores may offer to found the cluster, and the scheduler takes one. So founding has two phases, and a
+//! crash between any two steps is repaired by going through them again:
+//!
+//! 1. [`prepare`] writes the region with a mark. It is a region like any other but for the mark.
+//! 2. The scheduler is asked to begin the cluster with it.
+//! 3. [`confirm`] removes the mark, if the cluster was begun with this region; [`withdraw`] removes the region, if
+//!    it was begun with another one.
+//!
+//! **Invariant.** A store is not opened while the mark is there: a region that may have to be withdrawn has
+//! never served anybody.
 
+use bytes::Bytes;
 use prost::Message as _;
 use skerry_proto::metapb;
 use skerry_proto::raft_serverpb::{PeerState, RegionLocalState};
 
-use crate::Result;
 use crate::engine::log::{LogBatch, LogEngine, LogOperation};
 use crate::engine::{ColumnFamily, Durability, Engine, WriteBatch};
 use crate::keys;
 use crate::state::{INITIAL_INDEX, initial_apply_state, initial_hard_state, local_state};
+use crate::{Error, Result};
+
+const RAFT: ColumnFamily = ColumnFamily::Raft;
+const MARK: Bytes = Bytes::from_static(keys::PREPARED_FIRST_REGION);
 
 /// Writes `region` as one that every one of its stores holds already, empty. The same on each of them.
 pub fn bootstrap(engine: &dyn Engine, log: &dyn LogEngine, region: &metapb::Region) -> Result<()> {
-    let state = initial_hard_state(&raft::eraftpb::HardState::default());
-    let mut batch = LogBatch::new();
-    batch.push(LogOperation::State(region.id, local_state(&state, INITIAL_INDEX)));
-    log.write(batch, Durability::Synced)?;
-    let local = RegionLocalState { state: PeerState::Normal.into(), region: Some(region.clone()) };
+    write(engine, log, region, WriteBatch::new())
+}
+
+/// Writes the region that this store offers, with the mark.
+pub fn prepare(engine: &dyn Engine, log: &dyn LogEngine, region: &metapb::Region) -> Result<()> {
     let mut batch = WriteBatch::new();
-    let raft = ColumnFamily::Raft;
-    batch.put(raft, keys::region_state(region.id), local.encode_to_vec());
-    batch.put(raft, keys::apply_state(region.id), initial_apply_state().encode_to_vec());
+    batch.put(RAFT, MARK, region.encode_to_vec());
+    write(engine, log, region, batch)
+}
+
+fn write(
+    engine: &dyn Engine,
+    log: &dyn LogEngine,
+    region: &metapb::Region,
+    mut batch: WriteBatch,
+) -> Result<()> {
+    let state = initial_hard_state(&raft::eraftpb::HardState::default());
+    let mut logged = LogBatch::new();
+    // A crash may have left what was written before.
+    logged.push(LogOperation::Clean(region.id));
+    logged.push(LogOperation::State(region.id, local_state(&state, INITIAL_INDEX)));
+    log.write(logged, Durability::Synced)?;
+    let local = RegionLocalState { state: PeerState::Normal.into(), region: Some(region.clone()) };
+    batch.put(RAFT, keys::region_state(region.id), local.encode_to_vec());
+    batch.put(RAFT, keys::apply_state(region.id), initial_apply_state().encode_to_vec());
     engine.write(batch, Durability::Synced)
 }
 
-/// Takes a first region back that another store's has overtaken: nothing of it may remain.
-pub fn withdraw(engine: &dyn Engine, log: &dyn LogEngine, region_id: u64) -> Result<()> {
+/// The region that was prepared and neither confirmed nor withdrawn.
+pub fn prepared(engine: &dyn Engine) -> Result<Option<metapb::Region>> {
+    let Some(stored) = engine.get(RAFT, &MARK)? else { return Ok(None) };
+    metapb::Region::decode(stored).map(Some).map_err(|error| Error::Damaged {
+        what: "the prepared first region".to_string(),
+        reason: error.to_string(),
+    })
+}
+
+/// The cluster has begun with the prepared region.
+pub fn confirm(engine: &dyn Engine) -> Result<()> {
     let mut batch = WriteBatch::new();
-    batch.delete(ColumnFamily::Raft, keys::region_state(region_id));
-    batch.delete(ColumnFamily::Raft, keys::apply_state(region_id));
-    engine.write(batch, Durability::Synced)?;
-    let mut batch = LogBatch::new();
-    batch.push(LogOperation::Clean(region_id));
-    log.write(batch, Durability::Synced)?;
-    Ok(())
+    batch.delete(RAFT, MARK);
+    engine.write(batch, Durability::Synced)
+}
+
+/// The cluster has begun with another region: nothing of the prepared one may remain. The mark goes last.
+pub fn withdraw(engine: &dyn Engine, log: &dyn LogEngine, region_id: u64) -> Result<()> {
+    let mut logged = LogBatch::new();
+    logged.push(LogOperation::Clean(region_id));
+    log.write(logged, Durability::Synced)?;
+    let mut batch = WriteBatch::new();
+    batch.delete(RAFT, keys::region_state(region_id));
+    batch.delete(RAFT, keys::apply_state(region_id));
+    batch.delete(RAFT, MARK);
+    engine.write(batch, Durability::Synced)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::log::memory::MemoryLog;
+    use crate::engine::memory::MemoryEngine;
+
+    fn region() -> metapb::Region {
+        metapb::Region {
+            id: 7,
+            region_epoch: Some(metapb::RegionEpoch { conf_ver: 1, version: 1 }),
+            peers: vec![metapb::Peer { id: 8, store_id: 1, ..metapb::Peer::default() }],
+            ..metapb::Region::default()
+        }
+    }
+
+    #[test]
+    fn what_was_prepared_is_found_until_it_is_confirmed() {
+        let (engine, log) = (MemoryEngine::new(), MemoryLog::new());
+        assert_eq!(prepared(&engine).expect("it reads"), None);
+        prepare(&engine, &log, &region()).expect("it writes");
+        // A crash in the middle repeats it.
+        prepare(&engine, &log, &region()).expect("it writes");
+        assert_eq!(prepared(&engine).expect("it reads"), Some(region()));
+        confirm(&engine).expect("it writes");
+        assert_eq!(prepared(&engine).expect("it reads"), None);
+        assert!(engine.get(RAFT, &keys::region_state(7)).expect("it reads").is_some());
+    }
+
+    #[test]
+    fn what_is_withdrawn_leaves_nothing() {
+        let (engine, log) = (MemoryEngine::new(), MemoryLog::new());
+        prepare(&engine, &log, &region()).expect("it writes");
+        withdraw(&engine, &log, 7).expect("it writes");
+        assert_eq!(prepared(&engine).expect("it reads"), None);
+        assert!(engine.get(RAFT, &keys::region_state(7)).expect("it reads").is_none());
+        assert!(engine.get(RAFT, &keys::apply_state(7)).expect("it reads").is_none());
+        assert!(log.regions().expect("it reads").is_empty());
+    }
 }

@@ -9,14 +9,15 @@
 //! **Invariant.** An error of an actor ends the process: below raft nobody can mend it, and a restart finds all
 //! that was acknowledged.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use skerry_proto::metapb;
 use skerry_proto::raft_serverpb::RaftMessage;
-use skerry_proto::types::{PeerId, RegionId};
+use skerry_proto::types::{PeerId, RegionId, Term};
 
 use super::inbox::Inbox;
 use super::{Store, worker};
@@ -56,6 +57,19 @@ struct Queues {
 #[derive(Clone)]
 pub struct StoreHandle {
     queues: Arc<Queues>,
+}
+
+/// A running store, for those whom the store itself holds: it does not keep the store alive.
+#[derive(Clone)]
+pub struct WeakStoreHandle {
+    queues: Weak<Queues>,
+}
+
+impl WeakStoreHandle {
+    /// The store, if it still runs.
+    pub fn upgrade(&self) -> Option<StoreHandle> {
+        self.queues.upgrade().map(|queues| StoreHandle { queues })
+    }
 }
 
 /// A running store, for the one who stops it.
@@ -279,6 +293,11 @@ fn push_all<T>(inbox: &Inbox<T>, messages: Vec<T>) {
 }
 
 impl StoreHandle {
+    /// For a part of the store's outside, which the store holds.
+    pub fn downgrade(&self) -> WeakStoreHandle {
+        WeakStoreHandle { queues: Arc::downgrade(&self.queues) }
+    }
+
     /// A client or the scheduler wants something. A full queue refuses it.
     pub fn command(&self, command: Command) {
         let owner = self.queues.environment.worker_of(command.context.region_id);
@@ -313,6 +332,16 @@ impl StoreHandle {
         LocalReader::new(registry.clone(), engine.clone(), clock.clone())
     }
 
+    /// Looks for the middle of a region, to have it cut there.
+    pub fn halve(&self, region: Arc<metapb::Region>) {
+        self.queues.background.push([BackgroundTask::CheckSplit { region, halve: true }]);
+    }
+
+    /// Every region that is led from here is reported to the scheduler now.
+    pub fn report_all(&self) {
+        self.queues.workers.iter().for_each(|worker| worker.push([WorkerMessage::Report]));
+    }
+
     /// Who is at which snapshot, and where their files lie.
     pub fn snapshots(&self) -> Arc<snapshot::Manager> {
         self.queues.environment.snapshots.clone()
@@ -333,8 +362,14 @@ impl StoreHandle {
         self.queues.environment.counters.clone()
     }
 
+    /// The replica that leads a region here and its term, if it does.
+    pub fn led(&self, region_id: RegionId) -> Option<(metapb::Peer, Term)> {
+        let delegate = self.queues.environment.registry.get(region_id)?;
+        Some((delegate.peer, Term::new(delegate.term)))
+    }
+
     /// The regions here.
-    pub fn regions(&self) -> Vec<Arc<skerry_proto::metapb::Region>> {
+    pub fn regions(&self) -> Vec<Arc<metapb::Region>> {
         let meta = self.queues.environment.meta.lock().expect("no holder panics");
         meta.regions().cloned().collect()
     }

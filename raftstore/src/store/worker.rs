@@ -84,6 +84,9 @@ impl RaftWorker {
                 all.into_iter().for_each(|applied| self.applied(applied, effects));
             }
             WorkerMessage::Create(new) => self.create(*new, effects)?,
+            WorkerMessage::Report => {
+                self.peers.values_mut().for_each(|peer| peer.report(effects));
+            }
             other => self.handle_rare(other, effects),
         }
         Ok(())
@@ -106,6 +109,9 @@ impl RaftWorker {
             }
             WorkerMessage::Unreachable { region_id, to_peer } => {
                 self.peer(region_id).into_iter().for_each(|peer| peer.unreachable(to_peer.get()));
+            }
+            WorkerMessage::CutLog { region_id } => {
+                self.peer(region_id).into_iter().for_each(Peer::cut_log);
             }
             WorkerMessage::SplitKeys { region_id, epoch, keys, size } => {
                 if let Some(peer) = self.peer(region_id) {
@@ -269,13 +275,17 @@ pub(super) fn refuse_command(message: WorkerMessage) {
 /// Which region a message is for; nothing if it is for all.
 pub(super) fn region_of(message: &WorkerMessage) -> Option<RegionId> {
     match message {
-        WorkerMessage::Tick | WorkerMessage::Persisted(_) | WorkerMessage::Applied(_) => None,
+        WorkerMessage::Tick
+        | WorkerMessage::Report
+        | WorkerMessage::Persisted(_)
+        | WorkerMessage::Applied(_) => None,
         WorkerMessage::Raft(message) => Some(RegionId::new(message.region_id)),
         WorkerMessage::Command(command) => Some(command.context.region_id),
         WorkerMessage::Create(new) => Some(new.region.region_id()),
         WorkerMessage::SnapshotBuilt { region_id, .. }
         | WorkerMessage::SnapshotInstalled { region_id, .. }
         | WorkerMessage::SnapshotSent { region_id, .. }
+        | WorkerMessage::CutLog { region_id }
         | WorkerMessage::Unreachable { region_id, .. }
         | WorkerMessage::SplitKeys { region_id, .. } => Some(*region_id),
     }

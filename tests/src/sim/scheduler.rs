@@ -39,6 +39,9 @@ const REPLICAS: usize = 3;
 /// Regions beyond which none is cut any more.
 const REGIONS_MAX: usize = 10;
 
+/// How many more there may be for a plot.
+const REGIONS_BEYOND: usize = 3;
+
 /// A step that the operator wants a leader to take.
 #[derive(Clone, Debug)]
 pub struct Step {
@@ -58,19 +61,19 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// A scheduler of so many stores, and the first region on the first of them.
-    pub fn new(stores: usize, seed: u64) -> (Scheduler, Region) {
+    /// A scheduler of so many stores, and the first region on the first `replicas` of them. The scheduler knows it
+    /// as it was begun, on the first; the others are said to have come since.
+    pub fn new(stores: usize, replicas: usize, seed: u64) -> (Scheduler, Region) {
         let mut cluster = Cluster::restore(
             ClusterId::new(1),
             &SchedulerConfig::default(),
             Vec::new(),
             Reading::default(),
         );
-        let last = take(&mut cluster, |cluster| cluster.allocate_ids(stores as u64 + 2));
-        let ids: Vec<u64> = (last - stores as u64 - 1..=last).collect();
-        let [region_id, peer_id] = ids[stores..] else {
-            panic!("two ids are left for the first region")
-        };
+        let count = (stores + 1 + replicas) as u64;
+        let last = take(&mut cluster, |cluster| cluster.allocate_ids(count));
+        let ids: Vec<u64> = (last + 1 - count..=last).collect();
+        let (region_id, peer_ids) = (ids[stores], &ids[stores + 1..]);
         let store = |id: u64| metapb::Store {
             id,
             address: format!("store-{id}"),
@@ -80,7 +83,7 @@ impl Scheduler {
         let region = Region {
             id: region_id,
             region_epoch: Some(metapb::RegionEpoch { conf_ver: 1, version: 1 }),
-            peers: vec![Peer { id: peer_id, store_id: ids[0], role: PeerRole::Voter.into() }],
+            peers: vec![voter(peer_ids[0], ids[0])],
             ..Region::default()
         };
         let first = (Some(store(ids[0])), Some(region.clone()));
@@ -88,6 +91,11 @@ impl Scheduler {
         for id in &ids[1..stores] {
             take(&mut cluster, |cluster| cluster.put_store(Some(store(*id))));
         }
+        let region = Region {
+            region_epoch: Some(metapb::RegionEpoch { conf_ver: replicas as u64, version: 1 }),
+            peers: peer_ids.iter().zip(&ids).map(|(id, store_id)| voter(*id, *store_id)).collect(),
+            ..region
+        };
         let stores = ids[..stores].iter().copied().map(StoreId::new).collect();
         (Scheduler { cluster, chance: Chance::new(seed, "operator"), stores }, region)
     }
@@ -108,7 +116,7 @@ impl Scheduler {
             term: report.term,
             pending_peers: report.pending.iter().filter_map(|id| peer(*id)).collect(),
             down_peers: report.down.iter().map(stats).collect(),
-            approximate_size: report.size,
+            approximate_size: report.size.bytes,
             region: Some(report.region),
             ..RegionHeartbeatRequest::default()
         };
@@ -145,9 +153,13 @@ impl Scheduler {
         self.cluster.scan(KeyBounds::ALL, usize::MAX >> 1).expect("the cluster is bootstrapped")
     }
 
-    /// The next step, if there is one: of the operator while it is restless, else of the rule.
+    /// The next step, if there is one: of the operator while it is restless, else of the rule, for a region that is
+    /// not whole.
     pub fn next_step(&mut self, is_restless: bool, now: Moment) -> Option<Step> {
-        let regions = self.regions();
+        let mut regions = self.regions();
+        if !is_restless {
+            regions.retain(|record| !has_three_voters(&record.region));
+        }
         let record = self.chance.pick(&regions)?;
         if !is_restless {
             return self.rule(record.id(), now);
@@ -177,15 +189,15 @@ impl Scheduler {
             region.peers.iter().filter(|peer| !peer.is_learner()).copied().collect();
         if let Some(learner) = self.chance.pick(&learners) {
             return Some(match self.chance.below(100) {
-                // Raft may have to leave a voter behind that the new one replaces, in one step.
-                0..25 if voters.len() >= REPLICAS => {
+                // One voter for another: a majority before and one after need not meet.
+                0..35 if voters.len() >= REPLICAS => {
                     let leaving = self.pick_but(&voters, leader)?;
                     several(vec![
                         change(ConfChangeType::AddNode, learner),
-                        change(ConfChangeType::RemoveNode, leaving),
+                        change(ConfChangeType::AddLearnerNode, leaving),
                     ])
                 }
-                25..35 => one(ConfChangeType::RemoveNode, learner),
+                35..45 => one(ConfChangeType::RemoveNode, learner),
                 _ => one(ConfChangeType::AddNode, learner),
             });
         }
@@ -218,9 +230,13 @@ impl Scheduler {
             .filter(|store| region.peer_on_store(*store).is_none())
             .collect();
         let store = self.chance.pick(&without)?;
+        Some(one(ConfChangeType::AddLearnerNode, self.new_learner(store)))
+    }
+
+    /// A replica that never was, for a store that has none.
+    pub(super) fn new_learner(&mut self, store: StoreId) -> Peer {
         let id = take(&mut self.cluster, |cluster| cluster.allocate_ids(1));
-        let peer = Peer { id, store_id: store.get(), role: PeerRole::Learner.into() };
-        Some(one(ConfChangeType::AddLearnerNode, peer))
+        Peer { id, store_id: store.get(), role: PeerRole::Learner.into() }
     }
 
     fn split(&mut self, region: &Region) -> Option<Command> {
@@ -232,6 +248,15 @@ impl Scheduler {
         self.split_at(region, cuts)
     }
 
+    /// Cuts a region at once, as it is now, unless there are far too many.
+    pub fn cut_now(&mut self, region: &Region, leader: Peer) -> Option<Step> {
+        if self.regions().len() >= REGIONS_MAX + REGIONS_BEYOND {
+            return None;
+        }
+        let command = self.split(region)?;
+        Some(Step { region: region.clone(), leader, command })
+    }
+
     /// Lets a store cut a region that has grown, where it wants to.
     pub fn allow_split(&mut self, ask: &SplitAsk) -> Option<Step> {
         if self.regions().len() >= REGIONS_MAX {
@@ -241,7 +266,8 @@ impl Scheduler {
         Some(Step { region: Region::clone(&ask.region), leader: ask.peer, command })
     }
 
-    fn split_at(&mut self, region: &Region, cuts: Vec<Bytes>) -> Option<Command> {
+    /// The command that cuts a region at keys, with ids for the parts; nothing if the picture is older.
+    pub(super) fn split_at(&mut self, region: &Region, cuts: Vec<Bytes>) -> Option<Command> {
         let count = u32::try_from(cuts.len()).expect("a few");
         if count == 0 {
             return None;
@@ -269,6 +295,10 @@ impl Scheduler {
     }
 }
 
+fn has_three_voters(region: &Region) -> bool {
+    region.peers.len() == REPLICAS && region.peers.iter().all(|peer| peer.role() == PeerRole::Voter)
+}
+
 /// Takes a decision, as the server would: durable first, then true.
 fn take<T>(
     cluster: &mut Cluster,
@@ -288,7 +318,12 @@ fn change(kind: ConfChangeType, peer: Peer) -> ChangePeerRequest {
     ChangePeerRequest { change_type: kind as i32, peer: Some(peer) }
 }
 
-fn one(kind: ConfChangeType, peer: Peer) -> ChangePeerV2Request {
+fn voter(id: u64, store_id: u64) -> Peer {
+    Peer { id, store_id, role: PeerRole::Voter.into() }
+}
+
+/// A change of one peer.
+pub(crate) fn one(kind: ConfChangeType, peer: Peer) -> ChangePeerV2Request {
     several(vec![change(kind, peer)])
 }
 

@@ -194,7 +194,7 @@ fn an_installation_that_was_stopped_between_two_families_is_done_again() {
             let receiver = Store::holding(kind, &old);
             receiver.receive(&sender, &data).expect("receive");
             let stopping = Stopping { engine: receiver.engine(), left: families.into() };
-            install(&receiver.snapshots(), ID, &region, &stopping).expect_err("stopped");
+            install(&receiver.snapshots(), ID, &region, &stopping, None).expect_err("stopped");
             states.insert(format!("{:?}", receiver.contents()));
             receiver.install(&region).expect("install again");
             assert_eq!(receiver.contents(), expected(&region, &new, &old));
@@ -214,7 +214,7 @@ fn an_installed_snapshot_survives_power_loss() {
     let mut batch = WriteBatch::new();
     batch.put(ColumnFamily::Raw, "zh", "written before, not synced");
     engine.write(batch, Durability::Buffered).expect("write");
-    install(&home.snapshots(), ID, &region, &engine).expect("install");
+    install(&home.snapshots(), ID, &region, &engine, None).expect("install");
     let found = contents_of(&engine.crash(0));
     assert_eq!(found, expected(&region, &neighbourhood("new"), &Contents::new()));
 }

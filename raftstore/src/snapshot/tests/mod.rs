@@ -83,7 +83,7 @@ impl Store {
     }
 
     fn install(&self, region: &metapb::Region) -> Result<()> {
-        install(&self.snapshots(), ID, region, self.engine())
+        install(&self.snapshots(), ID, region, self.engine(), None)
     }
 
     fn contents(&self) -> Contents {
