@@ -35,6 +35,15 @@ pub enum Error {
         actual: u64,
     },
 
+    /// Redirect: another replica leads the region.
+    #[error("region {region_id} is led by another replica")]
+    NotLeader {
+        /// The region.
+        region_id: u64,
+        /// Whom to ask instead, if one is known.
+        leader: Option<metapb::Peer>,
+    },
+
     /// Redirect: this store has no such region.
     #[error("region {0} is not on this store")]
     RegionNotFound(u64),
@@ -68,6 +77,11 @@ pub enum Error {
     /// Repeat: leadership changed since the view was taken on which the request rests.
     #[error("the term of the request has passed")]
     StaleCommand,
+
+    /// Repeat soon: the region is between two states, such as two leaders. Not *busy*, which common clients hand
+    /// to the application: they repeat this one by themselves.
+    #[error("not now: {0}")]
+    NotNow(&'static str),
 
     /// Repeat later: the request waited for room until its deadline. Common clients hand this to
     /// the application, so nothing short of the deadline answers it.
@@ -165,6 +179,10 @@ pub enum Error {
     #[error("checksum algorithm {0} is not known: the only one is 0 (Crc64_Xor)")]
     UnknownAlgorithm(i32),
 
+    /// Change the request: an administrator's command that makes no sense for the region as it is.
+    #[error("{0}")]
+    Admin(String),
+
     /// Nobody knows: the request was accepted and its end was not seen.
     #[error("the outcome is unknown: {0}")]
     Unknown(String),
@@ -222,6 +240,11 @@ impl Error {
                 wire.store_not_match =
                     Some(errorpb::StoreNotMatch { request_store_id, actual_store_id });
             }
+            &Error::NotLeader { region_id, leader } => {
+                wire.not_leader = Some(errorpb::NotLeader { region_id, leader });
+            }
+            // Only the message: clients look the region up again and repeat.
+            Error::NotNow(_) => {}
             &Error::RegionNotFound(region_id) => {
                 wire.region_not_found = Some(errorpb::RegionNotFound { region_id });
             }

@@ -1,48 +1,51 @@
-//! A standalone store, put together: the one place that knows all its parts.
+//! A store, put together: the one place that knows all its parts.
 //!
 //! [`Node::start`] goes in this order, and [`Node::stop`] in the opposite one:
 //!
 //! 1. bind the ports, so that a taken one is found out before any data is touched;
 //! 2. open the data directory and the data engine: whatever is wrong with them ends the start;
-//! 3. learn or read who the store is ([`identity`]);
-//! 4. storage, raw API;
+//! 3. learn or read who the store is ([`identity`]), and for a replicated one found or join its cluster
+//!    ([`membership`]);
+//! 4. what keeps the data ([`core`]), raw API;
 //! 5. serve clients, and the status pages;
 //! 6. register with the scheduler and begin to beat ([`crate::net::heartbeats`]): clients come from now on.
 //!
 //! **Invariant.** A part is stopped only after everything that uses it: when the engine closes nothing can
 //! reach it any more. Each step of a stop has a bound, so a stop ends.
-//!
-//! What it does not do: no replication. A store is alone, and `skerry server` says so.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use skerry_proto::metapb;
+use skerry_proto::pdpb::RegionHeartbeatRequest;
 use skerry_raftstore::engine::Engine;
 use skerry_raftstore::engine::directory::{DataDirectory, Purpose};
 use skerry_raftstore::engine::rocks::{RawExpiry, RocksEngine};
 use skerry_raftstore::time::{self, SystemClock};
 use slog::{Logger, info, warn};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
-use crate::net::heartbeats::{Heartbeats, Intervals, Vitals, register};
+use crate::net::heartbeats::{Heartbeats, Intervals, Registration, Vitals, register};
 use crate::net::scheduler_client::{Failure, SchedulerClient};
 use crate::raw::RawStore;
 use crate::raw::value::expiry_of;
 use crate::server::kv_service::KvService;
 use crate::server::{self, status};
-use crate::storage::{ApiVersion, LocalStorage};
+use crate::storage::ApiVersion;
 
+mod core;
 mod identity;
 pub mod limits;
+mod membership;
 mod vitals;
 
+use core::{Core, Engines};
 use identity::StoreIdentity;
 use vitals::StoreVitals;
 
@@ -85,11 +88,20 @@ impl Listeners {
     }
 }
 
+/// Whether others hold the same data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// No.
+    Standalone,
+    /// Yes: its regions are replicated.
+    Replicated,
+}
+
 /// A running store.
 pub struct Node {
     identity: StoreIdentity,
     engine: Arc<RocksEngine>,
-    storage: Arc<LocalStorage>,
+    core: Core,
     raw: Arc<RawStore>,
     /// Turns to true when the store stops; both servers listen to it.
     stopping: watch::Sender<bool>,
@@ -105,48 +117,52 @@ impl Node {
     /// `wanted` is the API version that the operator asked for; a store that has one keeps it.
     pub async fn start(
         mut config: Config,
+        mode: Mode,
         wanted: Option<ApiVersion>,
         directory: &Path,
         listeners: Listeners,
         logger: Logger,
     ) -> Result<Node> {
-        let directory = DataDirectory::open(directory, Purpose::STANDALONE_STORE)?;
+        let directory = DataDirectory::open(directory, purpose(mode, &config))?;
         let engine = Arc::new(open_engine(&config, &directory, &logger)?);
         let metrics = Metrics::new();
         let scheduler =
             Arc::new(SchedulerClient::new(&config.server.schedulers(), Arc::clone(&metrics))?);
-        let identity =
-            identity::establish(&directory, &*engine, &scheduler, wanted, &logger).await?;
+        let (stopping, _) = watch::channel(false);
+        let parts = Parts {
+            directory: &directory,
+            engine: &engine,
+            scheduler: &scheduler,
+            stopping: stopping.subscribe(),
+        };
+        let (identity, core, reports) = match mode {
+            Mode::Standalone => start_alone(parts, &config, wanted, &logger).await?,
+            Mode::Replicated => start_replicas(parts, &config, wanted, &logger).await?,
+        };
         config.storage.api_version = identity.api_version.number();
-
-        let storage = LocalStorage::start(
-            Arc::clone(&engine) as Arc<dyn Engine>,
-            identity.store_id,
-            identity.regions.clone(),
-            config.storage.local_limits(),
-        );
         let raw = Arc::new(RawStore::new(
-            Arc::clone(&storage) as Arc<dyn crate::storage::Storage>,
+            core.storage(),
             identity.api_version,
             Arc::new(SystemClock),
             config.storage.raw_limits(),
         ));
-        let vitals = StoreVitals::new(&identity, Arc::clone(&engine), &config, directory.path());
-        metrics.add_source(vitals::readings(Arc::clone(&engine), Arc::clone(&storage)));
+        let vitals =
+            StoreVitals::new(identity, Arc::clone(&engine), &core, &config, directory.path());
+        metrics.add_source(vitals::readings(Arc::clone(&engine), &core));
 
-        let (stopping, _) = watch::channel(false);
         let pages = pages(&config, &vitals, &metrics);
+        let service = KvService::new(Arc::clone(&raw), core.inlet());
         let servers = vec![
-            spawn_server(serve_clients(&config, listeners.store, &raw, &metrics, &stopping)),
+            spawn_server(serve_clients(&config, listeners.store, service, &metrics, &stopping)),
             spawn_server(status::serve(listeners.status, pages, told(&stopping))),
         ];
-        let heartbeats = begin_to_beat(&config, &scheduler, vitals, &logger).await?;
+        let heartbeats = begin_to_beat(&config, &scheduler, vitals, reports, &logger).await?;
         info!(logger, "store serves"; "store_id" => identity.store_id.get(),
             "address" => &config.server.addr, "api" => %identity.api_version);
         Ok(Node {
             identity,
             engine,
-            storage,
+            core,
             raw,
             stopping,
             servers,
@@ -169,14 +185,71 @@ impl Node {
             let _ = server.await;
         }
         self.heartbeats.abort();
+        // What it holds of the store must be gone before the store is. It ends with an error: it was aborted.
+        let _ = self.heartbeats.await;
         // Joining threads and writing files blocks, and nothing else is left to run here.
         tokio::task::block_in_place(|| {
             self.raw.stop();
-            self.storage.stop();
+            self.core.stop();
             self.engine.close(VIEWS_TIMEOUT)
         })?;
         info!(self.logger, "store has stopped"; "store_id" => self.identity.store_id.get());
         Ok(())
+    }
+}
+
+/// What both modes start from.
+struct Parts<'a> {
+    directory: &'a DataDirectory,
+    engine: &'a Arc<RocksEngine>,
+    scheduler: &'a Arc<SchedulerClient>,
+    stopping: watch::Receiver<bool>,
+}
+
+/// Who the store is, what keeps its data, and where replicas report.
+type Started = (StoreIdentity, Core, mpsc::Receiver<RegionHeartbeatRequest>);
+
+async fn start_alone(
+    parts: Parts<'_>,
+    config: &Config,
+    wanted: Option<ApiVersion>,
+    logger: &Logger,
+) -> Result<Started> {
+    let Parts { directory, engine, scheduler, .. } = parts;
+    let (identity, regions) =
+        identity::establish(directory, &**engine, scheduler, wanted, logger).await?;
+    let engine = Arc::clone(engine) as Arc<dyn Engine>;
+    // Nobody reports: the other end is dropped.
+    let (_, reports) = mpsc::channel(1);
+    Ok((identity, Core::standalone(engine, &identity, regions, config), reports))
+}
+
+async fn start_replicas(
+    parts: Parts<'_>,
+    config: &Config,
+    wanted: Option<ApiVersion>,
+    logger: &Logger,
+) -> Result<Started> {
+    let Parts { directory, engine, scheduler, stopping } = parts;
+    let log = directory.open_log(&config.raft_engine, &config.rocksdb)?;
+    let identity = membership::establish(directory, scheduler, wanted, logger).await?;
+    let path = directory.path();
+    let store = vitals::store_record(&identity, &config.server, path, Mode::Replicated);
+    membership::found(&identity, &**engine, &*log, scheduler, store, logger).await?;
+    let engines = Engines {
+        data: Arc::clone(engine) as Arc<dyn Engine>,
+        log,
+        snapshots: &path.join("snapshots"),
+    };
+    let (core, reports) =
+        Core::replicated(engines, &identity, scheduler, config, stopping, logger)?;
+    Ok((identity, core, reports))
+}
+
+fn purpose(mode: Mode, config: &Config) -> Purpose {
+    match mode {
+        Mode::Standalone => Purpose::STANDALONE_STORE,
+        Mode::Replicated => Purpose::replicated_store(&config.raft_engine),
     }
 }
 
@@ -195,10 +268,16 @@ async fn begin_to_beat(
     config: &Config,
     scheduler: &Arc<SchedulerClient>,
     vitals: Arc<StoreVitals>,
+    reports: mpsc::Receiver<RegionHeartbeatRequest>,
     logger: &Logger,
 ) -> Result<JoinHandle<()>> {
-    let (store, regions) = vitals.registration();
-    let registered = match register(scheduler, store, &regions).await {
+    let registration = vitals.registration();
+    let regions = match &registration {
+        Registration::Alone(_, regions) => regions.clone(),
+        // Whoever waits for replicas asks the scheduler: other stores decide who leads.
+        Registration::Member(_) => Vec::new(),
+    };
+    let registered = match register(scheduler, registration).await {
         Ok(()) => true,
         Err(Failure::Unreachable(_)) => false,
         Err(failure) => return Err(Error::from(failure)),
@@ -207,8 +286,9 @@ async fn begin_to_beat(
         store: milliseconds(config.server.store_heartbeat_interval_ms),
         region: milliseconds(config.server.region_heartbeat_interval_ms),
     };
-    let task = Heartbeats::new(Arc::clone(scheduler), vitals, intervals, logger.clone()).run();
-    let task = tokio::spawn(task);
+    let heartbeats =
+        Heartbeats::new(Arc::clone(scheduler), vitals, intervals, reports, logger.clone());
+    let task = tokio::spawn(heartbeats.run());
     let known = tokio::time::timeout(KNOWN_PATIENCE, until_known(scheduler, &regions));
     if registered && known.await.is_err() {
         warn!(logger, "the scheduler has not confirmed all regions yet");
@@ -232,11 +312,11 @@ async fn until_known(scheduler: &SchedulerClient, regions: &[metapb::Region]) {
 fn serve_clients(
     config: &Config,
     listener: TcpListener,
-    raw: &Arc<RawStore>,
+    service: KvService,
     metrics: &Arc<Metrics>,
     stopping: &watch::Sender<bool>,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
-    let (config, service) = (config.server.clone(), KvService::new(Arc::clone(raw)));
+    let config = config.server.clone();
     let (metrics, stop) = (Arc::clone(metrics), told(stopping));
     async move { server::serve(listener, service, &config, metrics, stop).await }
 }

@@ -14,7 +14,7 @@
 //!
 //! What it does not do: it does not look at the machine (files, memory); that happens at start.
 
-use skerry_raftstore::config::{Knob, RaftEngineConfig, RocksConfig};
+use skerry_raftstore::config::{Knob, RaftConfig, RaftEngineConfig, RocksConfig};
 use skerry_scheduler::config::SchedulerConfig;
 
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,8 @@ pub struct Config {
     pub rocksdb: RocksConfig,
     /// The raft log of a store.
     pub raft_engine: RaftEngineConfig,
+    /// Replication.
+    pub raftstore: RaftConfig,
     /// The scheduler.
     pub scheduler: SchedulerConfig,
 }
@@ -65,7 +67,8 @@ impl Config {
         problems.extend(self.server.problems());
         problems.extend(self.storage.problems());
         problems.extend(self.relations());
-        let engines = [self.rocksdb.validate(), self.raft_engine.validate()];
+        let engines =
+            [self.rocksdb.validate(), self.raft_engine.validate(), self.raftstore.validate()];
         problems.extend(engines.into_iter().filter_map(Result::err).map(said));
         problems.extend(self.scheduler.validate().err().map(|error| said_by_scheduler(&error)));
         problems
@@ -105,6 +108,7 @@ impl Config {
                 about: RAFT_ENGINE,
                 knobs: RaftEngineConfig::reference(),
             },
+            Section { name: RaftConfig::SECTION, about: RAFTSTORE, knobs: RaftConfig::reference() },
             Section { name: "scheduler", about: SCHEDULER, knobs: SchedulerConfig::reference() },
         ]
     }
@@ -116,6 +120,8 @@ const STORAGE: &str = "Where data lies and what clients may store.";
 const ROCKS: &str = "The data engine of a store.";
 const RAFT_ENGINE: &str = "The raft log of a store. A standalone store has none and reads no key of this \
     section.";
+const RAFTSTORE: &str = "Replication: raft groups, their logs, splits and snapshots. A standalone store reads no \
+    key of this section.";
 const SCHEDULER: &str = "The scheduler (placement driver), alone or inside a playground.";
 
 /// The sentence of a configuration error, without the words that introduce it.

@@ -5,7 +5,9 @@
 //! 1. after every silence of the scheduler, the store registers again (its address may be new, and the
 //!    scheduler may be a new process) and opens a new stream for regions;
 //! 2. on a fresh stream all regions are told at once, later on their tick;
-//! 3. the store is told on its own, shorter tick.
+//! 3. the store is told on its own, shorter tick;
+//! 4. what replicas report of themselves goes out as it comes, if the stream takes it: they report again;
+//! 5. what the scheduler says on the stream is handed to whom it concerns.
 //!
 //! A scheduler that is away costs a log line when it goes and one when it is back; reads and writes go on. One
 //! of another cluster is told nothing: it is an error that a person must look at.
@@ -16,6 +18,7 @@ use std::time::Duration;
 use skerry_proto::types::StoreId;
 use skerry_proto::{metapb, pdpb};
 use slog::{Logger, error, info, warn};
+use tokio::sync::mpsc;
 
 use super::scheduler_client::{Failure, Outcome, RegionHeartbeats, SchedulerClient};
 
@@ -23,10 +26,22 @@ use super::scheduler_client::{Failure, Outcome, RegionHeartbeats, SchedulerClien
 pub trait Vitals: Send + Sync {
     /// Capacity, use and load of the store.
     fn store_stats(&self) -> pdpb::StoreStats;
-    /// One heartbeat for each region, without header.
+    /// One heartbeat for each region that reports only when it is asked, without header. Others are reminded to
+    /// report.
     fn region_heartbeats(&self) -> Vec<pdpb::RegionHeartbeatRequest>;
-    /// Registers the store, whatever that takes.
-    fn registration(&self) -> (metapb::Store, Vec<metapb::Region>);
+    /// How the store makes itself known.
+    fn registration(&self) -> Registration;
+    /// The scheduler has answered a region's heartbeat.
+    fn instructed(&self, answer: pdpb::RegionHeartbeatResponse);
+}
+
+/// How a store makes itself known.
+#[derive(Clone, Debug)]
+pub enum Registration {
+    /// Alone in its cluster, which it begins with its first region.
+    Alone(metapb::Store, Vec<metapb::Region>),
+    /// One of several, in a cluster that has begun.
+    Member(metapb::Store),
 }
 
 /// How often to tell what.
@@ -55,6 +70,8 @@ pub struct Heartbeats {
     vitals: Arc<dyn Vitals>,
     intervals: Intervals,
     logger: Logger,
+    /// What replicas report; nothing more comes when it is closed.
+    reports: mpsc::Receiver<pdpb::RegionHeartbeatRequest>,
     /// Open while the scheduler answers.
     stream: Option<RegionHeartbeats>,
     /// Time left until regions are told again.
@@ -69,6 +86,7 @@ impl Heartbeats {
         scheduler: Arc<SchedulerClient>,
         vitals: Arc<dyn Vitals>,
         intervals: Intervals,
+        reports: mpsc::Receiver<pdpb::RegionHeartbeatRequest>,
         logger: Logger,
     ) -> Heartbeats {
         let until_regions = Duration::ZERO;
@@ -77,6 +95,7 @@ impl Heartbeats {
             vitals,
             intervals,
             logger,
+            reports,
             stream: None,
             until_regions,
             standing: Standing::Heard,
@@ -88,9 +107,21 @@ impl Heartbeats {
         let mut ticks = tokio::time::interval(self.intervals.store);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
-            let told = self.tick().await;
-            self.note(told);
+            tokio::select! {
+                _ = ticks.tick() => {
+                    let told = self.tick().await;
+                    self.note(told);
+                }
+                Some(report) = self.reports.recv() => self.forward(report),
+            }
+        }
+    }
+
+    /// Sends what a replica reports. Without a stream, or with a full one, it is dropped: the replica reports again.
+    fn forward(&self, mut report: pdpb::RegionHeartbeatRequest) {
+        report.header = self.scheduler.header();
+        if let Some(stream) = &self.stream {
+            stream.offer(report);
         }
     }
 
@@ -98,9 +129,10 @@ impl Heartbeats {
     async fn tick(&mut self) -> Outcome<()> {
         if self.stream.as_ref().is_none_or(RegionHeartbeats::is_closed) {
             self.stream = None;
-            let (store, regions) = self.vitals.registration();
-            register(&self.scheduler, store, &regions).await?;
-            self.stream = Some(self.scheduler.region_heartbeats());
+            register(&self.scheduler, self.vitals.registration()).await?;
+            let vitals = self.vitals.clone();
+            let instructed = move |answer| vitals.instructed(answer);
+            self.stream = Some(self.scheduler.region_heartbeats(instructed));
             self.until_regions = Duration::ZERO;
         }
         if self.until_regions.is_zero() {
@@ -152,13 +184,18 @@ impl Heartbeats {
     }
 }
 
-/// Bootstraps the cluster with this store's first region, or finds that it did so before. Repeating it
-/// changes nothing.
-///
+/// Makes a store known. Repeating it changes nothing.
+pub async fn register(scheduler: &SchedulerClient, registration: Registration) -> Outcome<()> {
+    match registration {
+        Registration::Alone(store, regions) => register_alone(scheduler, store, &regions).await,
+        Registration::Member(store) => scheduler.put_store(store).await,
+    }
+}
+
 /// The region that a cluster is born with holds every key; the regions that are really served are told by
 /// their heartbeats. A cluster that was born with the region of another store is refused: both would take
 /// themselves for the owner of every key.
-pub async fn register(
+async fn register_alone(
     scheduler: &SchedulerClient,
     store: metapb::Store,
     regions: &[metapb::Region],

@@ -1,6 +1,21 @@
-//! Connections that this process opens itself: for now only to the scheduler.
+//! Connections between processes: to the scheduler, and between stores.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | [`scheduler_client`] | calls to the scheduler |
+//! | [`heartbeats`] | tells the scheduler that the store lives, and which regions it leads |
+//! | [`reporter`] | what raftstore tells the scheduler, and what the scheduler wants of regions |
+//! | [`resolver`] | where other stores are |
+//! | [`transport`] | raft messages to other stores |
+//! | [`inlet`] | raft messages from other stores |
+//! | [`snapshots`] | snapshots, both ways |
 
 pub mod heartbeats;
+pub mod inlet;
+pub mod reporter;
+pub mod resolver;
 pub mod scheduler_client;
+mod snapshots;
+pub mod transport;
 
 pub use scheduler_client::{Failure, SchedulerClient};

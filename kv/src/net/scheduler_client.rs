@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use skerry_proto::pdpb::pd_client::PdClient;
+use skerry_proto::types::StoreId;
 use skerry_proto::{metapb, pdpb};
 use slog::Logger;
 use tokio::sync::mpsc;
@@ -37,7 +38,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// After so many rounds in vain, and again after so many more, the log says what is being waited for.
 const ROUNDS_PER_COMPLAINT: u32 = 5;
 /// Heartbeats of regions that may wait for the stream; above that the sender waits.
-const HEARTBEATS_WAITING_MAX: usize = 64;
+const HEARTBEATS_WAITING_MAX: usize = 1_024;
 
 /// Why a call has no answer. Not an error of the crate yet: who called decides what it means.
 #[derive(Debug)]
@@ -247,6 +248,59 @@ impl SchedulerClient {
         Ok(self.exchange("scan_regions", call, header).await?.regions)
     }
 
+    /// The store with an id.
+    pub async fn store(&self, store_id: StoreId) -> Outcome<metapb::Store> {
+        let request = pdpb::GetStoreRequest { header: self.header(), store_id: store_id.get() };
+        let call = |mut client: PdClient<Channel>| {
+            let request = request.clone();
+            async move { client.get_store(request).await }
+        };
+        let answer = self.exchange("get_store", call, |answer| answer.header.clone()).await?;
+        answer.store.ok_or_else(|| Failure::Unreachable(format!("it does not know {store_id}")))
+    }
+
+    /// Whether the cluster has begun.
+    pub async fn is_bootstrapped(&self) -> Outcome<bool> {
+        let request = pdpb::IsBootstrappedRequest { header: self.header() };
+        let call = |mut client: PdClient<Channel>| {
+            let request = request.clone();
+            async move { client.is_bootstrapped(request).await }
+        };
+        let header = |answer: &pdpb::IsBootstrappedResponse| answer.header.clone();
+        Ok(self.exchange("is_bootstrapped", call, header).await?.bootstrapped)
+    }
+
+    /// Ids for the regions and replicas that cutting `region` in `count` places makes.
+    pub async fn ask_split(
+        &self,
+        region: metapb::Region,
+        count: u32,
+    ) -> Outcome<Vec<pdpb::SplitId>> {
+        let request = pdpb::AskBatchSplitRequest {
+            header: self.header(),
+            region: Some(region),
+            split_count: count,
+            ..Default::default()
+        };
+        let call = |mut client: PdClient<Channel>| {
+            let request = request.clone();
+            async move { client.ask_batch_split(request).await }
+        };
+        let header = |answer: &pdpb::AskBatchSplitResponse| answer.header.clone();
+        Ok(self.exchange("ask_batch_split", call, header).await?.ids)
+    }
+
+    /// A region has become these, from left to right.
+    pub async fn report_split(&self, regions: Vec<metapb::Region>) -> Outcome<()> {
+        let request = pdpb::ReportBatchSplitRequest { header: self.header(), regions };
+        let call = |mut client: PdClient<Channel>| {
+            let request = request.clone();
+            async move { client.report_batch_split(request).await }
+        };
+        let header = |answer: &pdpb::ReportBatchSplitResponse| answer.header.clone();
+        self.exchange("report_batch_split", call, header).await.map(|_| ())
+    }
+
     /// Every store that was not removed.
     pub async fn stores(&self) -> Outcome<Vec<metapb::Store>> {
         let header = self.header();
@@ -275,9 +329,11 @@ impl SchedulerClient {
         Ok(self.exchange("tso", call, header).await?.timestamp.unwrap_or_default())
     }
 
-    /// Opens a stream for heartbeats of regions. Whatever the scheduler asks for on it is dropped: a store
-    /// whose regions are fixed can do none of it.
-    pub fn region_heartbeats(&self) -> RegionHeartbeats {
+    /// Opens a stream for heartbeats of regions. `instructed` is told whatever the scheduler says on it.
+    pub fn region_heartbeats(
+        &self,
+        instructed: impl Fn(pdpb::RegionHeartbeatResponse) + Send + 'static,
+    ) -> RegionHeartbeats {
         let (sender, receiver) = mpsc::channel(HEARTBEATS_WAITING_MAX);
         let index = self.current.load(Ordering::Relaxed);
         let mut client = PdClient::new(self.endpoints[index].1.clone());
@@ -286,7 +342,9 @@ impl SchedulerClient {
         let stream = tokio::spawn(async move {
             let mut answers =
                 client.region_heartbeat(ReceiverStream::new(receiver)).await?.into_inner();
-            while answers.message().await?.is_some() {}
+            while let Some(answer) = answers.message().await? {
+                instructed(answer);
+            }
             Ok(())
         });
         RegionHeartbeats { sender, stream }
@@ -358,7 +416,7 @@ impl SchedulerClient {
 }
 
 /// A status in words, with the reason beneath it when there is one: *transport error* alone says nothing.
-fn shown(status: &Status) -> String {
+pub(super) fn shown(status: &Status) -> String {
     let mut text = status.message().to_string();
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
@@ -381,6 +439,12 @@ impl RegionHeartbeats {
     /// Sends one; `false` when the stream has ended and a new one must be opened.
     pub async fn send(&self, heartbeat: pdpb::RegionHeartbeatRequest) -> bool {
         self.sender.send(heartbeat).await.is_ok()
+    }
+
+    /// Sends one, if there is room.
+    pub fn offer(&self, heartbeat: pdpb::RegionHeartbeatRequest) {
+        // What finds no room is told again by its next report.
+        let _ = self.sender.try_send(heartbeat);
     }
 
     /// Whether the stream has ended.

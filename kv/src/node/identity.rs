@@ -1,7 +1,8 @@
-//! Who a store is: its cluster, its id, its regions. Learned once from the scheduler, kept for ever.
+//! Who a store is: its cluster, its id; of a standalone store, its regions. Learned once from the scheduler, kept
+//! for ever. How a replicated store learns it is in [`super::membership`].
 //!
-//! The first start goes in steps, each durable before the next, and a crash between any two of them is
-//! repaired by going through them again:
+//! The first start of a standalone store goes in steps, each durable before the next, and a crash between any two of
+//! them is repaired by going through them again:
 //!
 //! 1. ids for the store, its regions and their peers are allocated (ids that get lost are not missed);
 //! 2. the regions are written into the data engine, over whatever an interrupted start left there;
@@ -27,7 +28,7 @@ use crate::storage::ApiVersion;
 use crate::storage::regions::fixed_regions;
 
 /// A store that knows who it is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct StoreIdentity {
     /// The cluster it belongs to.
     pub cluster_id: u64,
@@ -35,38 +36,46 @@ pub(super) struct StoreIdentity {
     pub store_id: StoreId,
     /// Fixed at bootstrap.
     pub api_version: ApiVersion,
-    /// By start key.
-    pub regions: Vec<metapb::Region>,
 }
 
-/// Reads the identity, or acquires one on the first start (steps 1 to 3). `wanted` is the API version that
-/// the operator asked for, if any.
+/// The identity of an earlier start, if there was one. `wanted` is the API version that the operator asked for,
+/// if any; a contradiction is told before the scheduler is asked anything.
+pub(super) async fn known(
+    directory: &DataDirectory,
+    scheduler: &SchedulerClient,
+    wanted: Option<ApiVersion>,
+) -> Result<Option<StoreIdentity>> {
+    let Identity {
+        cluster_id: Some(cluster_id),
+        store_id: Some(store_id),
+        api_version: Some(number),
+    } = directory.manifest().identity
+    else {
+        return Ok(None);
+    };
+    let api_version = wanted.map(ApiVersion::number);
+    directory.set_identity(Identity { api_version, ..Identity::default() })?;
+    let api_version = ApiVersion::from_number(number).ok_or_else(|| {
+        let reason = format!("API version {number} is not known to this skerry");
+        let path = directory.path().to_path_buf();
+        Error::Store(skerry_raftstore::Error::DirectoryMismatch { path, reason })
+    })?;
+    check_cluster(directory, scheduler).await?;
+    scheduler.expect_cluster(cluster_id);
+    Ok(Some(StoreIdentity { cluster_id, store_id: StoreId::new(store_id), api_version }))
+}
+
+/// The identity and regions of a standalone store, acquired on the first start (steps 1 to 3).
 pub(super) async fn establish(
     directory: &DataDirectory,
     engine: &dyn Engine,
     scheduler: &SchedulerClient,
     wanted: Option<ApiVersion>,
     logger: &Logger,
-) -> Result<StoreIdentity> {
-    if let Identity {
-        cluster_id: Some(cluster_id),
-        store_id: Some(store_id),
-        api_version: Some(number),
-    } = directory.manifest().identity
-    {
-        // A contradiction is told before the scheduler is asked anything.
-        let api_version = wanted.map(ApiVersion::number);
-        directory.set_identity(Identity { api_version, ..Identity::default() })?;
-        let api_version = ApiVersion::from_number(number).ok_or_else(|| {
-            let reason = format!("API version {number} is not known to this skerry");
-            let path = directory.path().to_path_buf();
-            Error::Store(skerry_raftstore::Error::DirectoryMismatch { path, reason })
-        })?;
-        check_cluster(directory, scheduler).await?;
-        scheduler.expect_cluster(cluster_id);
-        let store_id = StoreId::new(store_id);
-        let regions = read_regions(engine, store_id)?;
-        return Ok(StoreIdentity { cluster_id, store_id, api_version, regions });
+) -> Result<(StoreIdentity, Vec<metapb::Region>)> {
+    if let Some(identity) = known(directory, scheduler, wanted).await? {
+        let regions = read_regions(engine, identity.store_id)?;
+        return Ok((identity, regions));
     }
     let api_version = wanted.unwrap_or_default();
     let cluster_id = scheduler.patiently(logger, || scheduler.cluster_id()).await?;
@@ -83,7 +92,7 @@ pub(super) async fn establish(
         api_version: Some(api_version.number()),
     })?;
     info!(logger, "this is a new store"; "cluster_id" => cluster_id, "store_id" => store_id.get());
-    Ok(StoreIdentity { cluster_id, store_id, api_version, regions })
+    Ok((StoreIdentity { cluster_id, store_id, api_version }, regions))
 }
 
 /// Refuses a scheduler of another cluster. One that does not answer is asked again by the heartbeats.

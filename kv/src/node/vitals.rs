@@ -1,4 +1,4 @@
-//! What a standalone store knows of itself: for heartbeats, for `/status` and for `/metrics`.
+//! What a store knows of itself: for heartbeats, for `/status` and for `/metrics`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,24 +8,30 @@ use skerry_proto::{metapb, pdpb};
 use skerry_raftstore::engine::rocks::{FamilyStatistics, RocksEngine, Statistics};
 use skerry_raftstore::engine::{ColumnFamily, Engine, KeyRange};
 use skerry_raftstore::keys::DataSpace;
+use skerry_raftstore::store::threads::StoreHandle;
 use skerry_raftstore::time::{Clock, SystemClock};
 
 use serde_json::{Value, json};
 
-use super::PROTOCOL_VERSION;
+use super::core::Core;
 use super::identity::StoreIdentity;
-use crate::config::Config;
+use super::membership::VERSION_LABEL;
+use super::{Mode, PROTOCOL_VERSION};
+use crate::config::{Config, ServerConfig};
 use crate::logging::Escaped;
 use crate::metrics::{self, Reading, Source};
-use crate::net::heartbeats::{self, Vitals};
-use crate::storage::LocalStorage;
+use crate::net::heartbeats::{self, Registration, Vitals};
+use crate::net::reporter::Reporter;
+use crate::storage::Storage;
 
 /// Answers the heartbeat task.
 pub(super) struct StoreVitals {
     identity: StoreIdentity,
     engine: Arc<RocksEngine>,
-    address: String,
-    status_address: String,
+    storage: Arc<dyn Storage>,
+    /// Of a replicated store.
+    reporter: Option<Arc<Reporter>>,
+    config: ServerConfig,
     directory: PathBuf,
     /// The second at which the process started, which tells clients that a store was restarted.
     start_seconds: u64,
@@ -33,18 +39,20 @@ pub(super) struct StoreVitals {
 
 impl StoreVitals {
     pub(super) fn new(
-        identity: &StoreIdentity,
+        identity: StoreIdentity,
         engine: Arc<RocksEngine>,
+        core: &Core,
         config: &Config,
         directory: &Path,
     ) -> Arc<StoreVitals> {
         Arc::new(StoreVitals {
-            identity: identity.clone(),
+            identity,
             engine,
-            address: config.server.advertised().to_string(),
-            status_address: config.server.status_addr.clone(),
+            storage: core.storage(),
+            reporter: core.reporter(),
+            config: config.server.clone(),
             directory: directory.to_path_buf(),
-            start_seconds: SystemClock.wall_ms() / 1_000,
+            start_seconds: started_at(),
         })
     }
 
@@ -58,20 +66,77 @@ impl StoreVitals {
     }
 }
 
+/// The second at which the process started.
+fn started_at() -> u64 {
+    let uptime = SystemClock.monotonic().saturating_sub(metrics::started());
+    (SystemClock.wall_ms() / 1_000).saturating_sub(uptime.as_secs())
+}
+
+/// How a store makes itself known to the scheduler.
+pub(super) fn store_record(
+    identity: &StoreIdentity,
+    config: &ServerConfig,
+    directory: &Path,
+    mode: Mode,
+) -> metapb::Store {
+    let version = metapb::StoreLabel {
+        key: VERSION_LABEL.to_string(),
+        value: identity.api_version.number().to_string(),
+    };
+    metapb::Store {
+        id: identity.store_id.get(),
+        address: config.advertised().to_string(),
+        version: PROTOCOL_VERSION.to_string(),
+        status_address: config.status_addr.clone(),
+        git_hash: format!("skerry-{}", env!("CARGO_PKG_VERSION")),
+        start_timestamp: i64::try_from(started_at()).unwrap_or(i64::MAX),
+        deploy_path: directory.display().to_string(),
+        labels: match mode {
+            Mode::Standalone => vec![version, standalone_label()],
+            Mode::Replicated => vec![version],
+        },
+        ..Default::default()
+    }
+}
+
+/// What regions are doing with snapshots.
+fn snapshots_status(store: &StoreHandle) -> Value {
+    let manager = store.snapshots();
+    let list = manager.list().into_iter().map(|(id, activity)| {
+        json!({ "region": id.region_id, "term": id.term, "index": id.index, "state": activity.name() })
+    });
+    json!({ "active": list.collect::<Vec<_>>() })
+}
+
 impl StoreVitals {
+    /// The replicas, while they run.
+    fn store(&self) -> Option<StoreHandle> {
+        self.reporter.as_ref()?.store()
+    }
+
+    fn region_status(&self, region: &metapb::Region, store: Option<&StoreHandle>) -> Value {
+        let peer = region.peer_on_store(self.identity.store_id).map_or(0, |peer| peer.id);
+        let led = store.and_then(|store| store.led(region.region_id()));
+        let leads = self.reporter.is_none() || led.is_some();
+        let peer_of = |peer: &metapb::Peer| json!({ "id": peer.id, "store_id": peer.store_id, "role": peer.role().as_str_name() });
+        json!({
+            "id": region.id,
+            "start_key": Escaped(&region.start_key).to_string(),
+            "end_key": Escaped(&region.end_key).to_string(),
+            "version": region.epoch().version,
+            "conf_version": region.epoch().conf_ver,
+            "peer": peer,
+            "peers": region.peers.iter().map(peer_of).collect::<Vec<_>>(),
+            "leads": leads,
+            "term": led.map(|(_, term)| term.get()),
+        })
+    }
+
     /// `/status`.
     pub(super) fn status(&self) -> Value {
-        let identity = &self.identity;
-        let regions = identity.regions.iter().map(|region| {
-            let peer = region.peer_on_store(identity.store_id).map_or(0, |peer| peer.id);
-            json!({
-                "id": region.id,
-                "start_key": Escaped(&region.start_key).to_string(),
-                "end_key": Escaped(&region.end_key).to_string(),
-                "version": region.epoch().version,
-                "peer": peer,
-            })
-        });
+        let (identity, store) = (&self.identity, self.store());
+        let regions = self.storage.regions();
+        let regions = regions.iter().map(|region| self.region_status(region, store.as_ref()));
         let stats = self.store_stats();
         let uptime = SystemClock.monotonic().saturating_sub(metrics::started());
         let engine = self.engine.statistics().ok().map(|statistics| {
@@ -92,15 +157,19 @@ impl StoreVitals {
             "version": env!("CARGO_PKG_VERSION"),
             "git_hash": option_env!("SKERRY_GIT_HASH"),
             "protocol_version": PROTOCOL_VERSION,
-            "mode": "standalone",
+            "mode": match self.reporter {
+                Some(_) => "replicated",
+                None => "standalone",
+            },
             "cluster_id": identity.cluster_id,
             "store_id": identity.store_id.get(),
             "api_version": identity.api_version.number(),
-            "address": self.address,
+            "address": self.config.advertised(),
             "data_dir": self.directory,
             "start_timestamp": self.start_seconds,
             "uptime_seconds": uptime.as_secs(),
             "regions": regions.collect::<Vec<_>>(),
+            "snapshots": store.map(|store| snapshots_status(&store)),
             "disk": {
                 "capacity": stats.capacity,
                 "available": stats.available,
@@ -118,7 +187,13 @@ impl Vitals for StoreVitals {
         let bytes = |blocks: fn(&rustix::fs::StatVfs) -> u64| {
             disk.as_ref().map_or(0, |disk| blocks(disk).saturating_mul(disk.f_frsize))
         };
-        let used_size = self.identity.regions.iter().map(|region| self.size_of(region)).sum();
+        let regions = self.storage.regions();
+        let used_size = self.engine.statistics().map_or(0, |statistics| {
+            let bytes = |family: &FamilyStatistics| family.table_bytes + family.memtable_bytes;
+            statistics.families.iter().map(bytes).sum()
+        });
+        let snapshots = self.store().map(|store| store.snapshots().counts()).unwrap_or_default();
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         pdpb::StoreStats {
             store_id: self.identity.store_id.get(),
             start_time: u32::try_from(self.start_seconds).unwrap_or(u32::MAX),
@@ -126,43 +201,49 @@ impl Vitals for StoreVitals {
             available: bytes(|disk| disk.f_bavail),
             used_size,
             used_memory: metrics::resident_bytes().unwrap_or(0),
-            region_count: u32::try_from(self.identity.regions.len()).unwrap_or(u32::MAX),
+            region_count: count(regions.len()),
+            sending_snap_count: count(snapshots.generating + snapshots.sending),
+            receiving_snap_count: count(snapshots.receiving),
+            applying_snap_count: count(snapshots.applying),
             ..Default::default()
         }
     }
 
     fn region_heartbeats(&self) -> Vec<pdpb::RegionHeartbeatRequest> {
-        let of_region = |region: &metapb::Region| {
+        if let Some(reporter) = &self.reporter {
+            reporter.store().into_iter().for_each(|store| store.report_all());
+            return Vec::new();
+        }
+        let of_region = |region: &Arc<metapb::Region>| {
             heartbeats::of_region(region, self.identity.store_id, self.size_of(region))
         };
-        self.identity.regions.iter().map(of_region).collect()
+        self.storage.regions().iter().map(of_region).collect()
     }
 
-    fn registration(&self) -> (metapb::Store, Vec<metapb::Region>) {
-        let store = metapb::Store {
-            id: self.identity.store_id.get(),
-            address: self.address.clone(),
-            version: PROTOCOL_VERSION.to_string(),
-            status_address: self.status_address.clone(),
-            git_hash: format!("skerry-{}", env!("CARGO_PKG_VERSION")),
-            start_timestamp: i64::try_from(self.start_seconds).unwrap_or(i64::MAX),
-            deploy_path: self.directory.display().to_string(),
-            labels: vec![standalone_label()],
-            ..Default::default()
-        };
-        (store, self.identity.regions.clone())
+    fn registration(&self) -> Registration {
+        let record = |mode| store_record(&self.identity, &self.config, &self.directory, mode);
+        match &self.reporter {
+            Some(_) => Registration::Member(record(Mode::Replicated)),
+            None => {
+                let store = record(Mode::Standalone);
+                let regions = self.storage.regions();
+                let regions = regions.iter().map(|region| metapb::Region::clone(region));
+                Registration::Alone(store, regions.collect())
+            }
+        }
+    }
+
+    fn instructed(&self, answer: pdpb::RegionHeartbeatResponse) {
+        // A store whose regions are fixed can do nothing of what a scheduler wants.
+        self.reporter.iter().for_each(|reporter| reporter.instructed(answer.clone()));
     }
 }
 
 /// What `/metrics` shows of engine and storage.
-pub(super) fn readings(engine: Arc<RocksEngine>, storage: Arc<LocalStorage>) -> Source {
+pub(super) fn readings(engine: Arc<RocksEngine>, core: &Core) -> Source {
+    let core = core.source();
     Box::new(move || {
-        let counts = storage.counts();
-        let mut readings = vec![
-            Reading::new("skerry_storage_writes_total", WRITES, counts.commands),
-            Reading::new("skerry_storage_synced_batches_total", BATCHES, counts.engine_writes),
-            Reading::new("skerry_storage_unanswered_total", UNANSWERED, storage.unanswered()),
-        ];
+        let mut readings = core();
         // A failing engine shows in its writes, which end the process; the page shows the rest.
         if let Ok(statistics) = engine.statistics() {
             readings.extend(of_engine(&statistics));
@@ -170,10 +251,6 @@ pub(super) fn readings(engine: Arc<RocksEngine>, storage: Arc<LocalStorage>) -> 
         readings
     })
 }
-
-const WRITES: &str = "Write requests that were made durable.";
-const BATCHES: &str = "Batches they were merged into, each with one sync of the disk.";
-const UNANSWERED: &str = "Requests that were dropped without an answer. Not 0 is a bug.";
 
 fn of_engine(statistics: &Statistics) -> Vec<Reading> {
     let stopped = u64::from(statistics.write_stopped);

@@ -13,9 +13,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use skerry_proto::kvrpcpb::*;
+use skerry_proto::raft_serverpb::{Done, SnapshotChunk};
+use skerry_proto::tikvpb::BatchRaftMessage;
 use skerry_proto::tikvpb::tikv_server::Tikv;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
+use crate::net::inlet::RaftInlet;
 use crate::raw::put::spread_ttls;
 use crate::raw::{CompareAndSwap, Ordering, Put, RawStore, Scan, Swap};
 
@@ -27,12 +30,20 @@ use call::{Call, finish};
 #[derive(Clone)]
 pub struct KvService {
     raw: Arc<RawStore>,
+    /// Where other stores send raft messages; a standalone store has no others.
+    inlet: Option<RaftInlet>,
 }
 
 impl KvService {
-    /// Serves raw calls from `raw`.
-    pub fn new(raw: Arc<RawStore>) -> KvService {
-        KvService { raw }
+    /// Serves raw calls from `raw`, and other stores by `inlet`.
+    pub fn new(raw: Arc<RawStore>, inlet: Option<RaftInlet>) -> KvService {
+        KvService { raw, inlet }
+    }
+
+    fn inlet(&self) -> Result<&RaftInlet, Status> {
+        self.inlet
+            .as_ref()
+            .ok_or_else(|| Status::unimplemented("a standalone store has no replicas"))
     }
 }
 
@@ -40,6 +51,14 @@ type Reply<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl Tikv for KvService {
+    async fn batch_raft(&self, request: Request<Streaming<BatchRaftMessage>>) -> Reply<Done> {
+        self.inlet()?.batch_raft(request).await
+    }
+
+    async fn snapshot(&self, request: Request<Streaming<SnapshotChunk>>) -> Reply<Done> {
+        self.inlet()?.snapshot(request).await
+    }
+
     async fn raw_get(&self, request: Request<RawGetRequest>) -> Reply<RawGetResponse> {
         let (call, request) = Call::open(request, |request| &request.context);
         let got = call.read(self.raw.get(&call.context, &request.cf, &request.key)).await;

@@ -2,8 +2,8 @@
 //! transactions) and what keeps their data. Its names are those of TiKV's RaftKV; what it hands out
 //! is a *view*.
 //!
-//! [`local`] implements it over one engine without raft, for `--standalone`. A replicated
-//! implementation will stand beside it; whatever is written against this trait runs on both.
+//! [`replicated`] implements it over raft groups; [`local`] over one engine without raft, for
+//! `--standalone`. Whatever is written against this trait runs on both.
 //!
 //! # How a request goes through
 //!
@@ -51,12 +51,14 @@ pub mod local;
 pub mod permits;
 pub mod read_pool;
 pub mod regions;
+pub mod replicated;
 pub mod reply;
 
 pub use local::{LocalLimits, LocalStorage};
 pub use permits::{Permit, Permits};
 pub use read_pool::ReadPool;
 pub use regions::ApiVersion;
+pub use replicated::ReplicatedStorage;
 pub use reply::{Answer, Replies, Reply};
 
 /// See the contract above. Shared by all threads; no call blocks on anything but the engine's own
@@ -103,6 +105,8 @@ pub struct RequestContext {
     pub term: Option<Term>,
     /// The number that the client wrote, which may be one that no version has.
     pub api_version: i32,
+    /// Whether a read may be served by the replica that is asked, even if another one leads.
+    pub replica_read: bool,
 }
 
 impl From<&kvrpcpb::Context> for RequestContext {
@@ -115,6 +119,7 @@ impl From<&kvrpcpb::Context> for RequestContext {
             store_id: peer.store(),
             term: (wire.term != 0).then_some(Term::new(wire.term)),
             api_version: wire.api_version,
+            replica_read: wire.replica_read,
         }
     }
 }

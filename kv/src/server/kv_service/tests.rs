@@ -29,7 +29,7 @@ impl World {
         let (storage, writer) = LocalStorage::by_hand(engine, StoreId::new(1), regions, limits);
         let clock = Arc::new(ManualClock::at(1_000_000));
         let raw = RawStore::new(storage.clone(), ApiVersion::V1, clock, RawLimits::default());
-        World { service: KvService::new(Arc::new(raw)), storage, writer }
+        World { service: KvService::new(Arc::new(raw), None), storage, writer }
     }
 
     /// Runs a write, turning the writer once it has been accepted.

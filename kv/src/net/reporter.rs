@@ -1,0 +1,289 @@
+//! What raftstore tells the scheduler, and what the scheduler wants of regions.
+//!
+//! 1. *Reports* of leaders go, as heartbeats, to the task that owns the stream ([`super::heartbeats`]). One that
+//!    finds no room is dropped: the leader reports again.
+//! 2. *Splits*: a leader that wants to cut its region needs ids for the parts. They are asked for, and the cut
+//!    comes back as a command. One question a region at a time; without an answer the leader asks again.
+//! 3. *Fixed cuts*: some boundaries must exist in every cluster (those around the data of an API version). A
+//!    leader whose region still spans one is asked to cut there, whenever it reports; so they come to be
+//!    after the first start, whatever crashes.
+//! 4. *Instructions* in the answers to heartbeats become commands for the leader's replica, with the epoch that
+//!    the scheduler saw: whatever is outdated is refused there.
+//!
+//! **Invariant.** Nothing here waits for the scheduler but tasks of its own: a scheduler that is away keeps no
+//! region from serving.
+//!
+//! What it does not do: it decides nothing about placement, and it keeps no list of what is under way: the
+//! scheduler sees from heartbeats what came of its instructions.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use skerry_proto::pdpb::{CheckPolicy, RegionHeartbeatRequest, RegionHeartbeatResponse};
+use skerry_proto::raft_cmdpb::admin_request::Command as AdminCommand;
+use skerry_proto::raft_cmdpb::{
+    BatchSplitRequest, ChangePeerRequest, ChangePeerV2Request, SplitRequest, TransferLeaderRequest,
+};
+use skerry_proto::types::{PeerId, RegionId};
+use skerry_proto::{metapb, pdpb};
+use skerry_raftstore::effects::{RegionReport, SplitAsk};
+use skerry_raftstore::message::{AdminDone, Command, CommandContext, CommandKind};
+use skerry_raftstore::outside;
+use skerry_raftstore::reply::{Outcome, Replies};
+use skerry_raftstore::store::threads::{StoreHandle, WeakStoreHandle};
+use slog::{Logger, debug, info};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use super::scheduler_client::SchedulerClient;
+
+/// Reports that may wait for the stream.
+const REPORTS_WAITING_MAX: usize = 16_384;
+
+/// See the module. Shared by the store, which reports, and the stream, which brings instructions.
+pub struct Reporter {
+    scheduler: Arc<SchedulerClient>,
+    /// Set when the store runs. Weak, because the store holds its reporter.
+    store: OnceLock<WeakStoreHandle>,
+    settings: ReporterSettings,
+    reports: mpsc::Sender<RegionHeartbeatRequest>,
+    /// Regions for which ids are being asked for.
+    asking: Mutex<BTreeSet<RegionId>>,
+    replies: Arc<Replies>,
+    runtime: Handle,
+    logger: Logger,
+}
+
+/// What a reporter must know of the configuration.
+#[derive(Clone, Debug)]
+pub struct ReporterSettings {
+    /// Where every cluster of this API version is cut, in ascending order.
+    pub fixed_cuts: Vec<Bytes>,
+    /// Whether the right part of a cut region keeps its id.
+    pub right_derive: bool,
+    /// Length of a tick of raftstore.
+    pub tick: Duration,
+}
+
+impl Reporter {
+    /// A reporter, and the end at which its heartbeats come out.
+    pub fn new(
+        scheduler: Arc<SchedulerClient>,
+        settings: ReporterSettings,
+        logger: Logger,
+    ) -> (Arc<Reporter>, mpsc::Receiver<RegionHeartbeatRequest>) {
+        let (reports, heartbeats) = mpsc::channel(REPORTS_WAITING_MAX);
+        let reporter = Reporter {
+            scheduler,
+            store: OnceLock::new(),
+            settings,
+            reports,
+            asking: Mutex::default(),
+            replies: Replies::new(),
+            runtime: Handle::current(),
+            logger,
+        };
+        (Arc::new(reporter), heartbeats)
+    }
+
+    /// From now on commands go to this store.
+    pub fn serve(&self, store: &StoreHandle) {
+        assert!(self.store.set(store.downgrade()).is_ok(), "a reporter serves one store");
+    }
+
+    /// The store, while it runs.
+    pub fn store(&self) -> Option<StoreHandle> {
+        self.store.get()?.upgrade()
+    }
+
+    /// The fixed cuts inside a region.
+    fn cuts_missing(&self, region: &metapb::Region) -> Vec<Bytes> {
+        let inside = |cut: &&Bytes| **cut > region.start_key && region.contains_key(cut);
+        self.settings.fixed_cuts.iter().filter(inside).cloned().collect()
+    }
+
+    /// Asks for ids in a task of its own, unless that is being done for the region.
+    fn ask(self: &Arc<Self>, ask: SplitAsk) {
+        let region_id = ask.region.region_id();
+        if !self.asking.lock().expect("nothing panics while it holds this lock").insert(region_id) {
+            return;
+        }
+        let reporter = self.clone();
+        self.runtime.spawn(async move {
+            reporter.split(ask).await;
+            reporter.asking.lock().expect("as above").remove(&region_id);
+        });
+    }
+
+    async fn split(self: &Arc<Self>, ask: SplitAsk) {
+        let SplitAsk { region, peer, keys } = ask;
+        let count = u32::try_from(keys.len()).expect("a region is cut in few places");
+        let ids = match self.scheduler.ask_split(metapb::Region::clone(&region), count).await {
+            Ok(ids) if ids.len() == keys.len() => ids,
+            Ok(_) => return debug!(self.logger, "the scheduler gave the wrong number of ids"),
+            // The region asks again; that the scheduler is away is told by the heartbeats.
+            Err(failure) => return debug!(self.logger, "no ids for a split"; "reason" => %failure),
+        };
+        let part = |(split_key, ids): (Bytes, pdpb::SplitId)| SplitRequest {
+            split_key,
+            new_region_id: ids.new_region_id,
+            new_peer_ids: ids.new_peer_ids,
+        };
+        let requests = keys.into_iter().zip(ids).map(part).collect();
+        let right_derive = self.settings.right_derive;
+        let command = AdminCommand::Splits(BatchSplitRequest { requests, right_derive });
+        self.command(&region, peer, command);
+    }
+
+    /// Hands a command to the replica that leads the region.
+    fn command(self: &Arc<Self>, region: &metapb::Region, peer: metapb::Peer, what: AdminCommand) {
+        let context = CommandContext {
+            region_id: region.region_id(),
+            peer_id: PeerId::new(peer.id),
+            epoch: region.epoch(),
+            term: None,
+        };
+        let (reporter, kind) = (self.clone(), name_of(&what));
+        let reply = self.replies.reply(move |outcome| reporter.ended(kind, outcome));
+        let kind = CommandKind::Admin { request: what, reply };
+        // A store that has stopped is told nothing, and the reply is dropped: nobody waits for it.
+        if let Some(store) = self.store() {
+            store.command(Command { context, kind });
+        }
+    }
+
+    fn ended(self: &Arc<Self>, kind: &'static str, outcome: Outcome<AdminDone>) {
+        match outcome {
+            Outcome::Done(done) => {
+                info!(self.logger, "done for the scheduler"; "what" => kind,
+                    "regions" => done.regions.len());
+                if done.regions.len() > 1 {
+                    self.report_split(done);
+                }
+            }
+            // Common: what the scheduler saw has changed meanwhile. It sees that, too.
+            Outcome::Refused(refusal) => {
+                debug!(self.logger, "not done for the scheduler"; "what" => kind, "reason" => %refusal);
+            }
+            Outcome::Unknown(reason) => {
+                debug!(self.logger, "perhaps done for the scheduler"; "what" => kind,
+                    "reason" => reason);
+            }
+        }
+    }
+
+    /// Clients find the parts as soon as the scheduler knows them, before their leaders report.
+    fn report_split(self: &Arc<Self>, done: AdminDone) {
+        let regions = done.regions.iter().map(|region| metapb::Region::clone(region)).collect();
+        let scheduler = self.scheduler.clone();
+        self.runtime.spawn(async move {
+            // Heartbeats say the same a little later.
+            let _ = scheduler.report_split(regions).await;
+        });
+    }
+
+    /// The scheduler has answered a heartbeat.
+    pub fn instructed(self: &Arc<Self>, answer: RegionHeartbeatResponse) {
+        let Some(leader) = answer.target_peer else { return };
+        if answer.header.as_ref().is_some_and(|header| header.error.is_some()) {
+            return;
+        }
+        let region = metapb::Region {
+            id: answer.region_id,
+            region_epoch: answer.region_epoch,
+            ..metapb::Region::default()
+        };
+        if let Some(split) = answer.split_region {
+            return self.split_as_told(&region, leader, split);
+        }
+        let several = |changes: Vec<pdpb::ChangePeer>| {
+            let changes = changes.into_iter().map(|change| ChangePeerRequest {
+                change_type: change.change_type,
+                peer: change.peer,
+            });
+            AdminCommand::ChangePeerV2(ChangePeerV2Request { changes: changes.collect() })
+        };
+        let command = match (answer.change_peer, answer.change_peer_v2, answer.transfer_leader) {
+            (Some(change), None, None) => several(vec![change]),
+            (None, Some(change), None) => several(change.changes),
+            (None, None, Some(heir)) => AdminCommand::TransferLeader(TransferLeaderRequest {
+                peer: heir.peer,
+                peers: heir.peers,
+            }),
+            _ => return,
+        };
+        self.command(&region, leader, command);
+    }
+
+    /// The scheduler wants a cut. It knows the region by its id; its range is looked up here.
+    fn split_as_told(
+        self: &Arc<Self>,
+        told: &metapb::Region,
+        leader: metapb::Peer,
+        split: pdpb::SplitRegion,
+    ) {
+        let Some(store) = self.store() else { return };
+        let known = store.regions().into_iter().find(|region| region.id == told.id);
+        let Some(region) = known.filter(|region| region.epoch() == told.epoch()) else { return };
+        match split.policy() {
+            CheckPolicy::Usekey => self.ask(SplitAsk { region, peer: leader, keys: split.keys }),
+            CheckPolicy::Scan | CheckPolicy::Approximate => store.halve(region),
+        }
+    }
+}
+
+/// What raftstore reports through: a reporter that is shared.
+pub struct ReportTo(pub Arc<Reporter>);
+
+impl outside::SchedulerClient for ReportTo {
+    fn report(&self, reports: Vec<RegionReport>) {
+        for report in reports {
+            let keys = self.0.cuts_missing(&report.region);
+            if !keys.is_empty() {
+                let (region, peer) = (Arc::new(report.region.clone()), report.leader);
+                self.0.ask(SplitAsk { region, peer, keys });
+            }
+            // No room: the leader will report again.
+            let _ = self.0.reports.try_send(heartbeat_of(report, self.0.settings.tick));
+        }
+    }
+
+    fn ask_splits(&self, asks: Vec<SplitAsk>) {
+        asks.into_iter().for_each(|ask| self.0.ask(ask));
+    }
+}
+
+fn name_of(command: &AdminCommand) -> &'static str {
+    match command {
+        AdminCommand::Splits(_) => "split",
+        AdminCommand::ChangePeerV2(_) => "change of peers",
+        AdminCommand::TransferLeader(_) => "transfer of leadership",
+        AdminCommand::CompactLog(_) => "log compaction",
+    }
+}
+
+/// A report as the wire has it; the header is added when it is sent.
+fn heartbeat_of(report: RegionReport, tick: Duration) -> RegionHeartbeatRequest {
+    let RegionReport { region, leader, term, pending, down, size, written } = report;
+    let peer = |id: PeerId| region.peer_by_id(id).copied();
+    let pending_peers = pending.iter().filter_map(|id| peer(*id)).collect();
+    let down = down.iter().filter_map(|(id, ticks)| {
+        let down_seconds = (tick * u32::try_from(*ticks).unwrap_or(u32::MAX)).as_secs();
+        peer(*id).map(|peer| pdpb::PeerStats { peer: Some(peer), down_seconds })
+    });
+    RegionHeartbeatRequest {
+        leader: Some(leader),
+        term,
+        down_peers: down.collect(),
+        pending_peers,
+        // 0 would mean that the size is not known yet.
+        approximate_size: size.bytes.max(1),
+        approximate_keys: size.keys,
+        bytes_written: written.bytes,
+        keys_written: written.keys,
+        region: Some(region),
+        ..RegionHeartbeatRequest::default()
+    }
+}

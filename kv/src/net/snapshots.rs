@@ -1,0 +1,167 @@
+//! Brings raft snapshots to other stores and takes those of others: the RPC `Snapshot`.
+//!
+//! The first chunk of a stream carries the raft message, which lists the files; the others carry their bytes. The
+//! receiver
+//!
+//! 1. registers, or answers that too many snapshots are on their way already;
+//! 2. writes the files, which checks their sizes and checksums, and syncs them;
+//! 3. only then hands the message to raft, and answers.
+//!
+//! Whatever happens, the sender tells its raft whether the snapshot arrived: without that word raft would
+//! wait for ever. A transfer that broke is begun anew by raft after its own pause.
+//!
+//! **Invariant.** Raft hears of a snapshot only when all its files are here for good.
+//!
+//! What it does not do: it opens no snapshot (see `raftstore/src/snapshot`), and it repeats nothing.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use skerry_proto::raft_serverpb::{Done, RaftMessage, SnapshotChunk};
+use skerry_proto::types::{PeerId, RegionId, StoreId};
+use skerry_raftstore::snapshot::{self, Activity, Incoming, Outgoing};
+use skerry_raftstore::store::threads::StoreHandle;
+use slog::{Logger, info, warn};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Response, Status, Streaming};
+
+use super::scheduler_client::shown;
+use super::transport::Shared;
+
+/// Chunks that may wait between disk and network, on either side.
+const CHUNKS_WAITING_MAX: usize = 2;
+
+/// Sends the snapshot that `message` brings, and tells raft how it went.
+pub(super) async fn send(shared: Arc<Shared>, message: RaftMessage) {
+    let region_id = RegionId::new(message.region_id);
+    let to = message.to_peer.unwrap_or_default();
+    let Some(store) = shared.store() else { return };
+    let sent = try_send(&shared, &store, message).await;
+    match &sent {
+        Ok(()) => info!(shared.logger, "a snapshot has arrived";
+            "region" => region_id.get(), "store" => to.store_id),
+        Err(reason) => warn!(shared.logger, "a snapshot was not sent; raft will try again";
+            "region" => region_id.get(), "store" => to.store_id, "reason" => reason),
+    }
+    store.snapshot_sent(region_id, PeerId::new(to.id), sent.is_ok());
+}
+
+async fn try_send(
+    shared: &Shared,
+    store: &StoreHandle,
+    message: RaftMessage,
+) -> Result<(), String> {
+    let (id, _) = snapshot::of_message(&message).ok_or("the message lists no files")?;
+    let manager = store.snapshots();
+    let registration = manager.begin(id, Activity::Sending).map_err(|busy| busy.to_string())?;
+    let outgoing = {
+        let directory = manager.directory().to_path_buf();
+        let opened = spawn_blocking(move || Outgoing::open(&directory, id)).await;
+        opened.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?
+    };
+    let mut client = shared.connect(message.to_peer.unwrap_or_default().store()).await?;
+    let (chunks, stream) = mpsc::channel(CHUNKS_WAITING_MAX);
+    let first = SnapshotChunk { message: Some(message), data: Bytes::new() };
+    let reading = spawn_blocking({
+        let store = store.clone();
+        move || read(outgoing, first, &store, &chunks)
+    });
+    let answer = client.snapshot(shared.request(ReceiverStream::new(stream))).await;
+    let read = reading.await.map_err(|error| error.to_string())?;
+    drop(registration);
+    // A file that could not be read explains a stream that ended early.
+    read?;
+    answer.map(|_| ()).map_err(|status| shown(&status))
+}
+
+/// Reads the files into the stream. Ends early and well if nobody takes the chunks any more.
+fn read(
+    mut outgoing: Outgoing,
+    first: SnapshotChunk,
+    store: &StoreHandle,
+    chunks: &mpsc::Sender<SnapshotChunk>,
+) -> Result<(), String> {
+    let rate = store.snapshot_rate();
+    let mut next = Some(first);
+    while let Some(chunk) = next {
+        if chunks.blocking_send(chunk).is_err() {
+            return Ok(());
+        }
+        let data = outgoing.next_chunk().map_err(|error| error.to_string())?;
+        if let Some(data) = &data {
+            wait(rate.take(data.len() as u64));
+        }
+        next = data.map(|data| SnapshotChunk { message: None, data });
+    }
+    Ok(())
+}
+
+fn wait(time: std::time::Duration) {
+    if !time.is_zero() {
+        Handle::current().block_on(tokio::time::sleep(time));
+    }
+}
+
+/// Takes a snapshot for this store.
+pub(super) async fn receive(
+    store_id: StoreId,
+    store: &StoreHandle,
+    logger: &Logger,
+    mut stream: Streaming<SnapshotChunk>,
+) -> Result<Response<Done>, Status> {
+    let first = stream.message().await?.unwrap_or_default();
+    let invalid = |reason| Err(Status::invalid_argument(reason));
+    let Some(message) = first.message else {
+        return invalid("the first chunk of a snapshot brings the message");
+    };
+    if message.to_peer.unwrap_or_default().store() != store_id {
+        return invalid("the snapshot is for another store");
+    }
+    let Some((id, data)) = snapshot::of_message(&message) else {
+        return invalid("the message brings no snapshot");
+    };
+    let manager = store.snapshots();
+    let registration = manager.begin(id, Activity::Receiving);
+    let registration = registration.map_err(|busy| Status::resource_exhausted(busy.to_string()))?;
+    let (chunks, arriving) = mpsc::channel(CHUNKS_WAITING_MAX);
+    let writing = spawn_blocking({
+        let (directory, store) = (manager.directory().to_path_buf(), store.clone());
+        move || {
+            let incoming = Incoming::begin(&directory, id, &data)?;
+            write(incoming, &store, arriving)
+        }
+    });
+    while let Some(chunk) = stream.message().await? {
+        if chunks.send(chunk.data).await.is_err() {
+            // The writer has ended; its reason is told below.
+            break;
+        }
+    }
+    drop(chunks);
+    let written = writing.await.map_err(|error| Status::internal(error.to_string()))?;
+    if let Err(error) = written {
+        warn!(logger, "a snapshot was refused"; "snapshot" => %id, "reason" => %error);
+        return Err(Status::failed_precondition(error.to_string()));
+    }
+    store.receive(message);
+    drop(registration);
+    Ok(Response::new(Done {}))
+}
+
+fn write(
+    mut incoming: Incoming,
+    store: &StoreHandle,
+    mut arriving: mpsc::Receiver<Bytes>,
+) -> skerry_raftstore::Result<()> {
+    let rate = store.snapshot_rate();
+    while !incoming.is_complete()
+        && let Some(bytes) = arriving.blocking_recv()
+    {
+        wait(rate.take(bytes.len() as u64));
+        incoming.write(&bytes)?;
+    }
+    incoming.finish()
+}
