@@ -39,11 +39,14 @@ labs: build ## Run the TinyKV labs by their names
 sim: build ## Run seeds of the simulator (SEEDS=500), or replay one with its story (SEED=7)
 	@SEEDS=$(SEEDS) SEED=$(SEED) cargo test --locked --workspace $(JOBS) --test simulation -- --nocapture
 
+chaos: build ## Kill stores of a real cluster again and again while clients work (CHAOS_SECONDS=600)
+	@CHAOS_SECONDS=$(or $(CHAOS_SECONDS),600) tests/chaos.sh
+
 lint: setup ## Formatting and clippy, without changing anything
 	@cargo fmt --all --check
 	@cargo clippy --locked --workspace --all-targets $(JOBS) -- -D warnings
 
-planted: build ## Plant each known bug and say which seed of the simulator finds it (SEEDS=200)
+planted: build ## Plant each known bug and say which seed of the simulator finds it (SEEDS=200 PLANTED=SkipFsync)
 	@PLANTED_SEEDS=$(or $(SEEDS),200) cargo test --locked --workspace $(JOBS) --test simulation -- --nocapture planted
 
 fmt: setup ## Format the code
@@ -58,6 +61,9 @@ bench: build ## Run the benchmarks beside their references and print a table
 bench-store: build ## Puts through three replicas in one process, beside what the disk does without us
 	@cargo bench --locked --workspace --profile dev $(JOBS) --bench store -- $(ARGS)
 
+bench-regions: build ## What thousands of idle regions cost: start, CPU, memory
+	@cargo bench --locked --workspace --profile dev $(JOBS) --bench regions -- $(ARGS)
+
 memory: build ## Print the resident memory of an idle playground
 	@SKERRY=$(SKERRY) benches/idle_memory.sh
 
@@ -66,4 +72,4 @@ verify: ## What CI runs: lint, tests, and the check that RocksDB was compiled on
 	@$(MAKE) --no-print-directory test
 	@.ci/setup --rocksdb-once
 
-.PHONY: help setup build run test labs sim planted lint fmt golden bench bench-store memory verify
+.PHONY: help setup build run test labs sim chaos planted lint fmt golden bench bench-store bench-regions memory verify

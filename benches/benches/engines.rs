@@ -135,6 +135,7 @@ fn local_storage(group: &mut Group<'_>, pair: &Pair, threads: u64) {
         store_id: store,
         term: None,
         api_version: 0,
+        replica_read: false,
     };
     let storage = LocalStorage::start(pair.engine.clone(), store, regions, LocalLimits::default());
     group.bench_function("standalone storage", |bencher| {

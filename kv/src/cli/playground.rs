@@ -1,9 +1,11 @@
 //! `skerry playground`: a whole cluster in one process, for a laptop, a test, a first look.
 //!
-//! 1. Every port is bound, then the scheduler opens its data and serves, then the store starts as it would
-//!    anywhere: it speaks to the scheduler over the loopback.
-//! 2. `Ready:` is printed when clients find the store, with three commands that can be pasted.
-//! 3. A signal stops the store first, then the scheduler.
+//! 1. Every port is bound, then the scheduler opens its data and serves, then the stores start as they would
+//!    anywhere: they speak to the scheduler and to each other over the loopback. Store 2 listens one port above
+//!    store 1, and so on.
+//! 2. `Ready:` is printed when every region has its replicas and a leader ([`ready`]), with three commands that
+//!    can be pasted.
+//! 3. A signal stops the stores first, then the scheduler.
 
 use std::path::{Path, PathBuf};
 
@@ -17,9 +19,11 @@ use super::{Common, StopSignals, checked, say, serve, set, wanted_version};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::logging::LogLevel;
-use crate::node::{Listeners, Node, PortFlags};
+use crate::node::{Listeners, Mode, Node, PortFlags};
 use crate::server::listen;
 use crate::storage::ApiVersion;
+
+mod ready;
 
 /// What to do about a taken port.
 const SCHEDULER_PORT: &str = "--scheduler-addr, or move all ports with --port-offset";
@@ -30,16 +34,19 @@ const STATUS_PORT: &str = "--status-addr, or move all ports with --port-offset";
 pub(super) struct Arguments {
     #[command(flatten)]
     common: Common,
-    /// How many stores; more than one needs replication, which is not built yet
-    #[arg(long, default_value_t = 1, value_name = "COUNT")]
-    stores: u32,
+    /// How many stores; each region has a replica on three of them, or on all if there are fewer
+    #[arg(long, default_value_t = 3, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=9))]
+    stores: u16,
+    /// One store without replication
+    #[arg(long, conflicts_with = "stores")]
+    standalone: bool,
     /// Where the scheduler listens
     #[arg(long, value_name = "HOST:PORT")]
     scheduler_addr: Option<String>,
-    /// Where the store answers clients
+    /// Where the first store answers clients; the others listen on the ports behind it
     #[arg(long, value_name = "HOST:PORT")]
     store_addr: Option<String>,
-    /// Where the store answers /metrics, /status and /config
+    /// Where the first store answers /metrics, /status and /config
     #[arg(long, value_name = "HOST:PORT")]
     status_addr: Option<String>,
     /// Add this to every port
@@ -57,13 +64,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<()> {
-    if arguments.stores != 1 {
-        return Err(Error::Startup(format!(
-            "--stores {} needs replication, which is not built yet: a playground has one store for now",
-            arguments.stores
-        )));
-    }
-    let (config, wanted) = configured(&arguments)?;
+    let plan = Plan::of(&arguments)?;
     let temporary = match arguments.ephemeral {
         true => Some(tempfile::Builder::new().prefix("skerry-").tempdir().map_err(|error| {
             Error::Startup(format!("no temporary directory can be made: {error}"))
@@ -72,9 +73,44 @@ pub(super) fn run(arguments: Arguments) -> Result<()> {
     };
     let data = match &temporary {
         Some(directory) => directory.path().to_path_buf(),
-        None => PathBuf::from(&config.storage.data_dir),
+        None => PathBuf::from(&plan.config.storage.data_dir),
     };
-    serve(&config, async |logger| play(&config, wanted, &data, logger).await)
+    serve(&plan.config, async |logger| play(&plan, &data, logger).await)
+}
+
+/// What is to be started.
+struct Plan {
+    /// Of the first store and the scheduler.
+    config: Config,
+    /// Of each store.
+    stores: Vec<Config>,
+    mode: Mode,
+    /// The API version that was asked for.
+    wanted: Option<ApiVersion>,
+}
+
+impl Plan {
+    fn of(arguments: &Arguments) -> Result<Plan> {
+        let (config, wanted) = configured(arguments)?;
+        let (mode, count) = match arguments.standalone {
+            true => (Mode::Standalone, 1),
+            false => (Mode::Replicated, arguments.stores),
+        };
+        let stores = (0..count).map(|number| store_config(&config, number));
+        let stores = stores.collect::<Result<Vec<Config>>>()?;
+        Ok(Plan { config, stores, mode, wanted })
+    }
+}
+
+/// The configuration of a store, from that of the first.
+fn store_config(first: &Config, number: u16) -> Result<Config> {
+    let mut config = first.clone();
+    config.server.addr = shift(&config.server.addr, number)?;
+    config.server.status_addr = shift(&config.server.status_addr, number)?;
+    if !config.server.advertise_addr.is_empty() {
+        config.server.advertise_addr = shift(&config.server.advertise_addr, number)?;
+    }
+    Ok(config)
 }
 
 /// Defaults, overridden by the file, overridden by flags; and the API version, if one was asked for.
@@ -119,23 +155,20 @@ fn shift(address: &str, offset: u16) -> Result<String> {
     let (host, port) = address.rsplit_once(':').expect("the configuration was checked");
     let port: u16 = port.parse().expect("the configuration was checked");
     let port = port.checked_add(offset).ok_or_else(|| {
-        Error::Startup(format!("--port-offset {offset} moves port {port} beyond 65535"))
+        Error::Startup(format!("port {port} moved by {offset} would be beyond 65535"))
     })?;
     Ok(format!("{host}:{port}"))
 }
 
-async fn play(
-    config: &Config,
-    wanted: Option<ApiVersion>,
-    data: &Path,
-    logger: Logger,
-) -> Result<()> {
+async fn play(plan: &Plan, data: &Path, logger: Logger) -> Result<()> {
     let mut signals = StopSignals::catch()?;
-    let scheduler_port = listen(&config.scheduler.addr, SCHEDULER_PORT).await?;
-    let flags = PortFlags { store: STORE_PORT, status: STATUS_PORT };
-    let store_ports = Listeners::bind(config, flags).await?;
-
-    let opened = Opened::open(&config.scheduler, &data.join("scheduler"), logger.clone())?;
+    let scheduler_port = listen(&plan.config.scheduler.addr, SCHEDULER_PORT).await?;
+    let mut ports = Vec::new();
+    for config in &plan.stores {
+        let flags = PortFlags { store: STORE_PORT, status: STATUS_PORT };
+        ports.push(Listeners::bind(config, flags).await?);
+    }
+    let opened = Opened::open(&plan.config.scheduler, &data.join("scheduler"), logger.clone())?;
     let (stop, stopped) = oneshot::channel::<()>();
     let scheduler = tokio::spawn(async {
         // An error means that the sender is gone: the playground is ending.
@@ -144,25 +177,47 @@ async fn play(
             time::fatal(&error.to_string());
         }
     });
-    let directory = data.join("store-1");
-    let starting = Node::start(config.clone(), wanted, &directory, store_ports, logger);
-    let node = tokio::select! {
-        node = starting => node?,
+    let nodes = tokio::select! {
+        nodes = start_stores(plan, ports, data, &logger) => nodes?,
         () = signals.next() => return Ok(()),
     };
-    say(&invitation(config, data));
-
-    signals.next().await;
+    let is_ready = tokio::select! {
+        ready = ready::until_ready(&plan.config, plan.stores.len(), &logger) => ready.map(|()| true)?,
+        () = signals.next() => false,
+    };
+    if is_ready {
+        say(&invitation(&plan.config, plan.stores.len(), data));
+        signals.next().await;
+    }
     let stopping = async {
-        node.stop().await?;
+        for node in nodes {
+            node.stop().await?;
+        }
         let _ = stop.send(());
         scheduler.await.map_err(|error| Error::Startup(format!("the scheduler failed: {error}")))
     };
     signals.or_at_once(stopping).await
 }
 
+/// Starts the stores one after the other; none waits for another one's replicas.
+async fn start_stores(
+    plan: &Plan,
+    ports: Vec<Listeners>,
+    data: &Path,
+    logger: &Logger,
+) -> Result<Vec<Node>> {
+    let mut nodes = Vec::new();
+    for ((config, ports), number) in plan.stores.iter().zip(ports).zip(1..) {
+        let directory = data.join(format!("store-{number}"));
+        let logger = logger.new(slog::o!("at" => config.server.addr.clone()));
+        let start = Node::start(config.clone(), plan.mode, plan.wanted, &directory, ports, logger);
+        nodes.push(start.await?);
+    }
+    Ok(nodes)
+}
+
 /// The line that programs wait for, and three commands for people.
-fn invitation(config: &Config, data: &Path) -> String {
+fn invitation(config: &Config, stores: usize, data: &Path) -> String {
     let binary = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("skerry"));
     // Whole, because the other terminal may stand in another directory.
     let binary = quoted(&binary.display().to_string());
@@ -171,8 +226,12 @@ fn invitation(config: &Config, data: &Path) -> String {
         true => format!("{binary} ctl"),
         false => format!("{binary} ctl --scheduler-addr {scheduler}"),
     };
+    let others = match stores {
+        1 => String::new(),
+        _ => format!(" and {} more on the ports behind it", stores - 1),
+    };
     format!(
-        "Ready: scheduler {scheduler}, store {store}, status http://{status}, data in {data}\n  \
+        "Ready: scheduler {scheduler}, store {store}{others}, status http://{status}, data in {data}\n  \
          {ctl} raw put hello world\n  {ctl} raw get hello\n  \
          curl http://{scheduler}/pd/api/v1/stores\n",
         store = config.server.advertised(),
@@ -209,16 +268,16 @@ mod tests {
         assert_eq!(config.server.status_addr, "127.0.0.1:20280");
         assert_eq!(config.server.scheduler_addr, "127.0.0.1:2479");
         let beyond = shifted(Config::default(), 60_000).expect_err("20160 + 60000 is no port");
-        assert!(beyond.to_string().contains("--port-offset 60000"), "{beyond}");
+        assert!(beyond.to_string().contains("moved by 60000"), "{beyond}");
     }
 
     #[test]
     fn the_invitation_names_the_scheduler_only_when_it_must() {
-        let usual = invitation(&Config::default(), Path::new("data"));
+        let usual = invitation(&Config::default(), 1, Path::new("data"));
         assert!(usual.starts_with("Ready: scheduler 127.0.0.1:2379, store 127.0.0.1:20160"));
         assert!(usual.contains(" ctl raw put hello world\n"), "{usual}");
         let moved = shifted(Config::default(), 1).expect("ports have room");
-        let moved = invitation(&moved, Path::new("data"));
+        let moved = invitation(&moved, 1, Path::new("data"));
         assert!(moved.contains(" ctl --scheduler-addr 127.0.0.1:2380 raw get hello\n"), "{moved}");
     }
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Common, StopSignals, checked, data_directory, say, serve, set, wanted_version};
-use crate::error::{Error, Result};
-use crate::node::{Listeners, Node, PortFlags};
+use crate::error::Result;
+use crate::node::{Listeners, Mode, Node, PortFlags};
 use crate::storage::ApiVersion;
 
 #[derive(Debug, Args)]
@@ -37,13 +37,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<()> {
-    if !arguments.standalone {
-        return Err(Error::Startup(
-            "replication is not built yet: start the store with --standalone, which keeps all data on \
-             this one machine"
-                .to_string(),
-        ));
-    }
+    let mode = if arguments.standalone { Mode::Standalone } else { Mode::Replicated };
     let mut loaded = arguments.common.load()?;
     let wanted = wanted_version(&mut loaded, arguments.api_version);
     let mut config = loaded.config;
@@ -60,7 +54,7 @@ pub(super) fn run(arguments: Arguments) -> Result<()> {
         let flags = PortFlags { store: "--addr", status: "--status-addr" };
         let listeners = Listeners::bind(&config, flags).await?;
         let node = tokio::select! {
-            node = Node::start(config.clone(), wanted, &directory, listeners, logger) => node?,
+            node = Node::start(config.clone(), mode, wanted, &directory, listeners, logger) => node?,
             () = signals.next() => return Ok(()),
         };
         let (address, status) = (config.server.advertised(), &config.server.status_addr);
