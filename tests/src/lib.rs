@@ -7,17 +7,22 @@
 //! | the course's tests hold, by name | a lab: `test_..._1` | `tests/labs.rs` |
 //! | an engine keeps its word when the power goes | a power cut over its files | `tests/power_loss.rs` |
 //! | the store keeps its word when it is killed or its disk is full | a story of a process | `tests/crashes.rs` |
+//! | a cluster keeps its word when its stores are killed | a story of processes | `tests/chaos.rs` |
 //! | the binary behaves: flags, messages, signals, `kill -9` | a story with a real process | `tests/processes.rs` |
 //! | strangers' requests harm nobody | a story with a real process | `tests/bad_input.rs` |
 //! | clients that were not written here work | the same, through that client | `tests/clients.rs` |
 //! | a rule of style that a machine can check | a rule | `tests/tidy.rs` |
 //!
+//! [`sim`] is a cluster in virtual time; [`lab`] lets a test drive one. [`checker`] looks at histories.
+//!
 //! The modules here serve those files: [`process`] starts the binary, [`client`] talks to it, [`power_loss`]
-//! takes its power away, [`wait`] is the only clock. A process test costs a second and can meet a busy
-//! machine, so whatever can be shown without one is shown without one.
+//! takes its power away, [`chaos`] runs a cluster of processes, [`wait`] is the only clock. A process test costs a
+//! second and can meet a busy machine, so whatever can be shown without one is shown without one.
 
+pub mod chaos;
 pub mod checker;
 pub mod client;
+pub mod lab;
 pub mod local_cluster;
 pub mod power_loss;
 pub mod process;
@@ -31,10 +36,15 @@ pub fn is_unattended() -> bool {
     std::env::var("CI").is_ok_and(|value| !value.is_empty() && value != "false" && value != "0")
 }
 
-/// A number that whoever started the tests has set in the environment.
+/// What whoever started the tests has set in the environment.
 #[allow(clippy::disallowed_methods)] // Tests ask the environment here and nowhere else.
+pub fn text_from_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.is_empty())
+}
+
+/// The same, as a number.
 pub fn number_from_environment(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
+    let text = text_from_environment(name)?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
 

@@ -36,6 +36,8 @@ use crate::wait::{self, PATIENCE, Stopwatch};
 
 /// Process tests that run at the same time in one test binary.
 const TURNS: usize = 2;
+/// Stores of a playground, which listen on ports in a row.
+const STORES: u16 = 3;
 /// Lines of stdout that wait for a reader; the binary prints a handful.
 const STDOUT_LINES: usize = 256;
 /// The first port that tests give out, above what services are registered for.
@@ -75,6 +77,18 @@ pub fn free_port() -> u16 {
         }
     }
     panic!("no port from {FIRST_PORT} on is free");
+}
+
+/// The first of `count` ports in a row that nobody holds now.
+fn free_ports(count: u16) -> u16 {
+    for _ in 0..PORTS {
+        let first = free_port();
+        // Those behind it are given out, too.
+        if (1..count).all(|step| free_port() == first + step) {
+            return first;
+        }
+    }
+    panic!("no {count} ports in a row are free");
 }
 
 /// How many turns are taken, and the bell for those who wait.
@@ -139,6 +153,21 @@ impl Ground {
     pub fn playground(&self) -> Launch {
         let ports = Addresses::free();
         Launch::of("playground")
+            .argument("--standalone")
+            .with("--scheduler-addr", ports.scheduler.to_string())
+            .with("--store-addr", ports.store.to_string())
+            .with("--status-addr", ports.status.to_string())
+            .with("--data-dir", self.path("data"))
+            .at(ports)
+    }
+
+    /// A scheduler and three stores in one process, with three replicas of every region.
+    pub fn replicated_playground(&self) -> Launch {
+        let port = |first| SocketAddr::from(([127, 0, 0, 1], first));
+        let store = port(free_ports(STORES));
+        let status = port(free_ports(STORES));
+        let ports = Addresses { scheduler: port(free_port()), store, status };
+        Launch::of("playground")
             .with("--scheduler-addr", ports.scheduler.to_string())
             .with("--store-addr", ports.store.to_string())
             .with("--status-addr", ports.status.to_string())
@@ -152,6 +181,17 @@ impl Ground {
         Launch::of("scheduler")
             .with("--addr", ports.scheduler.to_string())
             .with("--data-dir", self.path("scheduler"))
+            .at(ports)
+    }
+
+    /// One store of several, with its data in `name`, under the scheduler at `scheduler`.
+    pub fn member(&self, scheduler: SocketAddr, name: &str) -> Launch {
+        let ports = Addresses { scheduler, ..Addresses::free() };
+        Launch::of("server")
+            .with("--addr", ports.store.to_string())
+            .with("--status-addr", ports.status.to_string())
+            .with("--scheduler-addr", scheduler.to_string())
+            .with("--data-dir", self.path(name))
             .at(ports)
     }
 

@@ -1,8 +1,8 @@
 //! The one place of all tests that looks at a clock and sleeps: polling with a deadline.
 //!
-//! Only tests that start processes come here. Everything else turns a `ManualClock` by hand. A wait names
-//! what it waits for, and its limit is many times what a slow machine needs: reaching it is a failure of
-//! the thing waited for, never of the machine's speed.
+//! Only tests that start processes, or stores with threads, come here. Everything else turns a `ManualClock` by
+//! hand. A wait names what it waits for, and its limit is many times what a slow machine needs: reaching it is a
+//! failure of the thing waited for, never of the machine's speed.
 
 use std::time::Duration;
 

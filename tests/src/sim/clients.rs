@@ -174,10 +174,11 @@ impl Client {
         &mut self,
         history: &mut History,
         stamp: u64,
+        only_reads: bool,
         look_up: impl FnOnce(&[u8]) -> Option<(Region, Option<Peer>)>,
     ) -> Option<Request> {
         if self.current.is_none() {
-            self.begin(history, stamp);
+            self.begin(history, stamp, only_reads);
         }
         self.attempts += 1;
         let current = self.current.as_ref().expect("an operation was begun");
@@ -228,11 +229,13 @@ impl Client {
         }
     }
 
-    fn begin(&mut self, history: &mut History, stamp: u64) {
+    fn begin(&mut self, history: &mut History, stamp: u64, only_reads: bool) {
         let again = self.again.take();
         let number = self.chance.below(self.manner.keys) * (KEYS / self.manner.keys);
-        let luck =
-            if again.is_some() { self.chance.between(50, 99) } else { self.chance.below(100) };
+        let luck = match again.is_some() || only_reads {
+            true => self.chance.between(50, 99),
+            false => self.chance.below(100),
+        };
         let key = again.unwrap_or_else(|| key(number));
         let (action, way) = match luck {
             0..45 => {

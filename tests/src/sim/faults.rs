@@ -33,6 +33,15 @@ pub enum Fault {
     FullDisk(usize),
     /// Some actors of a store stop while the others go on.
     Stall(usize, Part),
+    /// Both followers of a leader pause, for about as long as they would wait for it.
+    Doze,
+    /// A follower does not hear its leader for long. Then the leader is cut off, and the follower that has kept
+    /// it in office restarts.
+    Rival,
+    /// A leader is heard and hears nobody.
+    DeafLeader,
+    /// A leader is cut off, and hears for long what was said to it before.
+    Echo,
 }
 
 /// A kind of actors.
@@ -65,11 +74,15 @@ impl Fault {
             Fault::SlowDisk(_) => "fault: slow disk",
             Fault::FullDisk(_) => "fault: full disk",
             Fault::Stall(..) => "fault: stall",
+            Fault::Doze => "fault: doze",
+            Fault::Rival => "fault: rival",
+            Fault::DeafLeader => "fault: deaf leader",
+            Fault::Echo => "fault: echo",
         }
     }
 
     /// All names, for a check that each occurs.
-    pub const NAMES: [&'static str; 11] = [
+    pub const NAMES: [&'static str; 15] = [
         "fault: power loss",
         "fault: power loss at a write",
         "fault: blackout",
@@ -81,6 +94,10 @@ impl Fault {
         "fault: slow disk",
         "fault: full disk",
         "fault: stall",
+        "fault: doze",
+        "fault: rival",
+        "fault: deaf leader",
+        "fault: echo",
     ];
 }
 
@@ -103,13 +120,13 @@ impl Plan {
 
     /// How long until the next fault begins.
     pub fn pause(&mut self) -> Moment {
-        self.chance.between(400 * MILLISECOND, 3 * SECOND)
+        self.chance.between(300 * MILLISECOND, 5 * SECOND / 2)
     }
 
     /// The next fault, and how long it lasts.
     pub fn next_fault(&mut self) -> (Fault, Moment) {
         let store = self.chance.place(self.stores);
-        let fault = match self.chance.below(103) {
+        let fault = match self.chance.below(120) {
             0..12 => Fault::PowerLoss(store),
             12..28 => Fault::PowerLossAtWrite(store, self.chance.between(0, 30)),
             28..31 => Fault::Blackout,
@@ -121,7 +138,11 @@ impl Plan {
             70..77 => Fault::Spoil,
             77..83 => Fault::Drift,
             83..90 => Fault::SlowDisk(store),
-            100.. => Fault::FullDisk(store),
+            100..103 => Fault::FullDisk(store),
+            103..108 => Fault::Doze,
+            108..112 => Fault::Rival,
+            112..116 => Fault::DeafLeader,
+            116.. => Fault::Echo,
             _ => Fault::Stall(store, self.chance.pick(&PARTS).expect("there are several parts")),
         };
         let lasts = match fault {
@@ -132,6 +153,10 @@ impl Plan {
                 self.chance.between(MILLISECOND, 300 * MILLISECOND)
             }
             Fault::Blackout => self.chance.between(200 * MILLISECOND, 2 * SECOND),
+            Fault::Doze => self.chance.between(SECOND, 17 * SECOND / 10),
+            Fault::DeafLeader => self.chance.between(SECOND, 5 * SECOND / 2),
+            Fault::Echo => self.chance.between(7 * SECOND / 2, 5 * SECOND),
+            Fault::Rival => self.chance.between(3 * SECOND / 2, 3 * SECOND),
             _ => self.chance.between(200 * MILLISECOND, 6 * SECOND),
         };
         (fault, lasts)

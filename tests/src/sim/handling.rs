@@ -17,7 +17,6 @@ use skerry_raftstore::keys::data_key;
 use skerry_raftstore::message::{
     Command, CommandContext, CommandKind, Consistency, RegionView, Written,
 };
-use skerry_raftstore::planted::Planted;
 use skerry_raftstore::reply::{Outcome, Refusal};
 
 use super::chance::Chance;
@@ -35,20 +34,22 @@ use crate::checker::Action;
 const HICCUPS: u64 = 2_000;
 
 /// Of a thousand answers to clients, those that get lost.
-const ANSWERS_LOST: u64 = 3;
+pub(super) const ANSWERS_LOST: u64 = 3;
 
 impl World {
     pub(super) fn tick(&mut self, node: usize, life: u64) -> Result<(), Broken> {
         if self.nodes[node].life != life || self.nodes[node].store.is_none() {
             return Ok(());
         }
-        let makes_up = self.nodes[node].planted == Some(Planted::TicksMadeUp);
-        if let Some(until) = self.sleeps(node).filter(|_| !makes_up) {
-            self.queue.plan(until, Event::Tick { node, life });
+        let length = self.nodes[node].tick_length(self.config.tick_ms);
+        if let Some(until) = self.sleeps(node) {
+            // Of the threads that wake then, any may be the first.
+            let wakes = until + self.chance.below(length);
+            self.queue.plan(wakes, Event::Tick { node, life });
             return Ok(());
         }
-        let next = self.now + self.nodes[node].tick_length(self.config.tick_ms);
-        self.queue.plan(next, Event::Tick { node, life });
+        self.queue.plan(self.now + length, Event::Tick { node, life });
+        self.nodes[node].move_clock(self.now);
         if let Some(store) = &mut self.nodes[node].store {
             store.tick();
         }
@@ -107,9 +108,13 @@ impl World {
         let to_peer = PeerId::new(message.to_peer.unwrap_or_default().id);
         let is_open = self.nodes[node].store.is_some() && self.network.is_open(from, node);
         let transfer = match is_open {
-            true => {
-                carry(self.nodes[from].disk(), self.nodes[node].disk(), &message, &mut self.chance)
-            }
+            true => carry(
+                self.nodes[from].disk(),
+                self.nodes[node].disk(),
+                &message,
+                self.settings.planted,
+                &mut self.chance,
+            ),
             false => Transfer::Failed,
         };
         self.trace.count(match transfer {
@@ -200,6 +205,8 @@ impl World {
         };
         let (name, id) = (name_of(&step.command), self.nodes[node].id);
         self.trace.tell(self.now, "op", || format!("{id} {name} {}", step.region));
+        self.plot_against_swap(node, &step);
+        self.plot_against_newcomer(&step);
         let letters = self.letters.clone();
         let reply = self.nodes[node].replies.reply(move |outcome: Outcome<_>| {
             let ending = match outcome {
@@ -279,9 +286,10 @@ impl World {
                 }
             }
             ways => {
+                let held = self.held_back(from, to);
                 for way in ways.into_iter().flatten() {
                     let message = Box::new(message.clone());
-                    self.queue.plan(self.now + way, Event::Deliver { node: to, message });
+                    self.queue.plan(self.now + held + way, Event::Deliver { node: to, message });
                 }
             }
         }
@@ -292,6 +300,7 @@ impl World {
         for letter in letters {
             match letter {
                 Letter::Operator(ending) => self.trace.count(ending),
+                Letter::Script { ticket, region, told } => self.hand_in(ticket, region, told)?,
                 Letter::Client { client, attempt, region, is_replica_read, answer } => {
                     if let Answer::Written { index, term, .. } = answer {
                         self.invariants.answered(region, index, term)?;

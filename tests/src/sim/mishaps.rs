@@ -94,6 +94,10 @@ impl World {
                 self.nodes[node].disk().set_full(true);
                 self.queue.plan(end, Event::Over(fault));
             }
+            Fault::Doze => return self.doze(end),
+            Fault::Rival => return self.raise_rival(end),
+            Fault::DeafLeader => return self.deafen(end),
+            Fault::Echo => return self.echo(end),
         }
         true
     }
@@ -116,13 +120,17 @@ impl World {
     }
 
     fn lose_power_until(&mut self, node: usize, end: Moment) {
+        self.lose_power_now(node);
+        self.queue.plan(end, Event::Start { node });
+    }
+
+    pub(super) fn lose_power_now(&mut self, node: usize) {
         let id = self.nodes[node].id;
         self.trace.tell(self.now, id, || "loses power".to_string());
         self.trace.count("power loss");
         self.nodes[node].lose_power(&mut self.chance);
         self.letters.lock().expect("no holder panics").clear();
         self.invariants.stopped(node);
-        self.queue.plan(end, Event::Start { node });
     }
 
     /// A store starts, or loses power while it does.

@@ -25,10 +25,12 @@
 //!    happen: nothing runs between events, and nothing waits.
 //! 2. [`node`] is a store with its disk and its clock; [`handling`] turns its actors and carries what comes out.
 //!    The actors are those of production; only the disk, the clock and the wires are not.
-//! 3. [`faults`] draws what goes wrong, [`mishaps`] does it.
+//! 3. [`faults`] draws what goes wrong, [`mishaps`] does it, and [`plots`] what needs accomplices.
 //! 4. [`invariants`] are looked at after every step.
 //! 5. At the end everything heals, clients must get on, replicas must agree ([`settle`]), and the clients'
 //!    history must have an order ([`crate::checker`]).
+//!
+//! A test may drive a world itself instead of leaving it to a seed ([`script`]): the labs do.
 //!
 //! What it does not do: it has no threads, so it finds no data races; its disks lose power but keep what they
 //! have synced; its scheduler is never replaced.
@@ -51,8 +53,10 @@ pub mod invariants;
 mod mishaps;
 pub mod network;
 pub mod node;
+mod plots;
 mod queue;
 pub mod scheduler;
+pub mod script;
 mod settle;
 mod snapshots;
 pub mod trace;

@@ -24,8 +24,14 @@ struct Manners {
 const CALM: Manners = Manners { delay: (100, 2 * MILLISECOND), lost: 0, doubled: 0, wandering: 0 };
 const ROUGH: Manners =
     Manners { delay: (100, 60 * MILLISECOND), lost: 5, doubled: 5, wandering: 2 };
+/// What the course calls unreliable is a loss of one in ten; this also doubles, delays and reorders.
+const UNRELIABLE: Manners =
+    Manners { delay: (100, 20 * MILLISECOND), lost: 10, doubled: 5, wandering: 2 };
 const DREADFUL: Manners =
     Manners { delay: (MILLISECOND, 300 * MILLISECOND), lost: 30, doubled: 10, wandering: 5 };
+
+const LAGGING: Manners =
+    Manners { delay: (300 * MILLISECOND, 3 * SECOND), lost: 0, doubled: 0, wandering: 0 };
 
 /// How long a wandering message may wander.
 const WANDERING_MAX: Moment = 2 * SECOND;
@@ -128,9 +134,31 @@ impl Network {
         }
     }
 
+    /// Cuts the network in two: `is_left` tells for each store on which side it is. Replaces the cut before.
+    pub fn separate(&mut self, is_left: &[bool]) {
+        for from in 0..self.stores {
+            for to in 0..self.stores {
+                let link = self.link(from, to);
+                self.closed[link] = is_left[from] != is_left[to];
+            }
+        }
+    }
+
+    /// Closes the link from one store to another, in this direction, besides those that are closed already.
+    pub fn close(&mut self, from: usize, to: usize) {
+        let link = self.link(from, to);
+        self.closed[link] = from != to;
+    }
+
     /// Opens all links.
     pub fn heal(&mut self) {
         self.closed.fill(false);
+    }
+
+    /// Lets all messages from one store to another take long.
+    pub fn lag(&mut self, from: usize, to: usize) {
+        let link = self.link(from, to);
+        self.manners[link] = LAGGING;
     }
 
     /// Spoils some links.
@@ -142,6 +170,11 @@ impl Network {
                 _ => CALM,
             };
         }
+    }
+
+    /// Makes all links equally bad, whatever they were.
+    pub fn make_unreliable(&mut self) {
+        self.manners.fill(UNRELIABLE);
     }
 
     /// Mends all links.
@@ -193,6 +226,16 @@ mod tests {
             network.heal();
             assert_eq!(open_links(&network), 20);
         }
+    }
+
+    #[test]
+    fn one_link_is_closed_in_one_direction_besides_others() {
+        let mut network = Network::new(5, 1);
+        network.close(0, 1);
+        network.close(0, 2);
+        network.close(0, 0);
+        assert_eq!(open_links(&network), 18);
+        assert!(!network.is_open(0, 1) && network.is_open(1, 0) && network.is_open(0, 0));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use skerry_raftstore::effects::{RegionReport, SplitAsk};
 use super::clients::{Answer, Request};
 use super::faults::Fault;
 use super::scheduler::Step;
+use super::script::{Errand, Ticket};
 use super::trace::Moment;
 
 /// Something that is going to happen. Stores are named by number; what is meant for one life of a store
@@ -40,12 +41,22 @@ pub(super) enum Event {
     Operate,
     /// A step of the operator reaches a store.
     Step(Box<Step>),
+    /// What a script wants of a store reaches it.
+    Errand(Box<Errand>, Ticket),
     /// Something goes wrong.
     Fault,
     /// Something that went wrong is over.
     Over(Fault),
     /// A store starts.
     Start { node: usize },
+    /// A leader is cut off from all others, and a voter that knew of it goes down until it is back.
+    Betray { leader: usize, voter: usize, back: Moment },
+    /// Some stores are not heard by others any more.
+    Silence { speakers: Vec<usize>, listeners: Vec<usize> },
+    /// A region is cut, as it is by then.
+    Cut { region: u64 },
+    /// All links open.
+    Reunite,
 }
 
 /// See the module.

@@ -100,10 +100,9 @@ impl World {
         tile(led.iter().map(|region| &**region))?;
         let mut expected: BTreeMap<usize, usize> = BTreeMap::new();
         for region in &led {
-            if region.peers.len() != 3
-                || region.peers.iter().any(|peer| peer.role() != PeerRole::Voter)
-            {
-                return Err(format!("{region} has not three voters"));
+            let is_enough = self.voters_wanted.is_none_or(|voters| region.peers.len() == voters);
+            if !is_enough || region.peers.iter().any(|peer| peer.role() != PeerRole::Voter) {
+                return Err(format!("{region} has other voters than it should"));
             }
             for peer in &region.peers {
                 let number = self.node_of(peer.store_id).expect("all stores are known");
@@ -179,7 +178,7 @@ impl World {
     }
 
     /// Every replica on a line, for a failure.
-    fn picture(&self) -> String {
+    pub fn picture(&self) -> String {
         let mut lines = Vec::new();
         for (number, node) in self.nodes.iter().enumerate() {
             if node.store.is_none() {

@@ -1,8 +1,9 @@
 //! Snapshots on their way between stores: the bytes of the files, of which one may be damaged or the last may
 //! be missing. The receiver has to notice.
 
-use skerry_proto::raft_serverpb::{RaftMessage, RaftSnapshotData};
-use skerry_raftstore::snapshot::{Incoming, Outgoing, SnapshotId, of_message};
+use skerry_proto::raft_serverpb::RaftMessage;
+use skerry_raftstore::planted::Planted;
+use skerry_raftstore::snapshot::{Incoming, Outgoing, of_message};
 use skerry_raftstore::{Error, Result};
 
 use super::chance::Chance;
@@ -29,11 +30,16 @@ pub(super) fn carry(
     from: &Disk,
     to: &Disk,
     message: &RaftMessage,
+    planted: Option<Planted>,
     chance: &mut Chance,
 ) -> Transfer {
     let (id, data) = of_message(message).expect("only snapshots are carried");
     let is_damaged = chance.percent(DAMAGED);
-    let outcome = stream(from, to, id, &data, is_damaged.then_some(chance));
+    let outcome = Incoming::begin(to.snapshots(), id, &data).and_then(|mut incoming| {
+        incoming.plant(planted);
+        let outgoing = Outgoing::open(from.snapshots(), id)?;
+        stream(outgoing, incoming, to.is_full(), is_damaged.then_some(chance))
+    });
     match (outcome, is_damaged) {
         (Ok(true), _) => Transfer::TakenDamaged,
         (Ok(false), _) => Transfer::Arrived,
@@ -44,14 +50,11 @@ pub(super) fn carry(
 
 /// Carries the bytes; answers whether any of them was damaged.
 fn stream(
-    from: &Disk,
-    to: &Disk,
-    id: SnapshotId,
-    data: &RaftSnapshotData,
+    mut outgoing: Outgoing,
+    mut incoming: Incoming,
+    is_full: bool,
     mut damage: Option<&mut Chance>,
 ) -> Result<bool> {
-    let mut incoming = Incoming::begin(to.snapshots(), id, data)?;
-    let mut outgoing = Outgoing::open(from.snapshots(), id)?;
     let mut is_damaged = false;
     while let Some(chunk) = outgoing.next_chunk()? {
         let mut bytes = chunk.to_vec();
@@ -60,15 +63,9 @@ fn stream(
             && chance.percent(30)
         {
             is_damaged = true;
-            match chance.percent(50) {
-                true => {
-                    let place = chance.place(bytes.len());
-                    bytes[place] ^= 1 << chance.below(8);
-                }
-                false => bytes.truncate(chance.place(bytes.len())),
-            }
+            damage_one(&mut bytes, chance);
         }
-        if to.is_full() && !incoming.is_complete() {
+        if is_full && !incoming.is_complete() {
             let reason = "no space left on device".to_string();
             return Err(Error::Engine { operation: "a received table", reason });
         }
@@ -76,4 +73,25 @@ fn stream(
     }
     incoming.finish()?;
     Ok(is_damaged)
+}
+
+/// Damages a chunk. Chunks are whole tables as a rule, of the memory engine's form, which end with a checksum.
+fn damage_one(bytes: &mut Vec<u8>, chance: &mut Chance) {
+    match chance.below(3) {
+        0 => bytes.truncate(chance.place(bytes.len())),
+        1 => flip(bytes, chance),
+        // Where the bytes were damaged before the engine's own checksum was made, only ours can tell.
+        _ => {
+            let end = bytes.len().saturating_sub(4).max(1);
+            flip(&mut bytes[..end], chance);
+            let checksum = crc32fast::hash(&bytes[..end]).to_be_bytes();
+            let length = checksum.len().min(bytes.len() - end);
+            bytes[end..end + length].copy_from_slice(&checksum[..length]);
+        }
+    }
+}
+
+fn flip(bytes: &mut [u8], chance: &mut Chance) {
+    let place = chance.place(bytes.len());
+    bytes[place] ^= 1 << chance.below(8);
 }

@@ -4,6 +4,7 @@
 //! must get on: each has to finish a few operations soon. Then clients fall silent, and all replicas must
 //! come to agree ([`super::settle`]). Last, the history of the clients is checked.
 
+use std::fmt::Display;
 use std::sync::{Arc, Mutex};
 
 use skerry_proto::metapb::Region;
@@ -17,8 +18,10 @@ use super::faults::Plan;
 use super::invariants::{Broken, Invariants};
 use super::network::Network;
 use super::node::Node;
+use super::plots::Held;
 use super::queue::{Event, Queue};
 use super::scheduler::{Scheduler, Step};
+use super::script::{Desk, Ticket, Told};
 use super::trace::{MILLISECOND, Moment, SECOND, Trace};
 use super::{Failure, Settings, Summary};
 use crate::checker::History;
@@ -30,6 +33,8 @@ const SWEEP_EVENTS: u64 = 1_000;
 pub(super) enum Letter {
     /// To a client.
     Client { client: usize, attempt: u64, region: u64, is_replica_read: bool, answer: Answer },
+    /// To a script.
+    Script { ticket: Ticket, region: u64, told: Told },
     /// To the operator: how a step ended.
     Operator(&'static str),
 }
@@ -52,6 +57,8 @@ pub struct World {
     pub(super) plan: Plan,
     pub(super) chance: Chance,
     pub(super) letters: Letters,
+    /// What a script has asked.
+    pub(super) desk: Desk,
     pub(super) config: RaftConfig,
     /// Events so far; also the time of the history, in which no two things happen at once.
     pub(super) steps: u64,
@@ -59,20 +66,38 @@ pub struct World {
     pub(super) is_dangerous: bool,
     /// Whether clients begin operations.
     pub(super) is_busy: bool,
+    /// How many voters each region has in the end, if somebody sees to it.
+    pub(super) voters_wanted: Option<usize>,
+    /// Until when they begin nothing but reads.
+    pub(super) quiet_until: Moment,
+    /// What a plot holds back.
+    pub(super) held: Option<Held>,
 }
 
 impl World {
     /// The world of a seed, before anything has happened.
     pub fn new(settings: Settings) -> World {
+        let config = config(settings.seed);
+        let mut world = World::of(settings, 1, config);
+        world.is_dangerous = true;
+        world.is_busy = true;
+        world.plan_beginning();
+        world
+    }
+
+    /// A world in which nothing is going to happen, with the first region on the first `replicas` stores.
+    pub(super) fn of(settings: Settings, replicas: usize, config: RaftConfig) -> World {
         let seed = settings.seed;
-        let (scheduler, region) = Scheduler::new(settings.stores, seed);
+        let (scheduler, region) = Scheduler::new(settings.stores, replicas, seed);
         let ids = scheduler.stores().iter().enumerate();
         let nodes: Vec<Node> =
             ids.map(|(number, id)| Node::new(number, *id, settings.planted)).collect();
-        let first = nodes[0].disk();
-        bootstrap::bootstrap(&*first.engine(), &*first.log(), &region)
-            .expect("an empty disk takes the first region");
-        let mut world = World {
+        for node in &nodes[..replicas] {
+            let disk = node.disk();
+            bootstrap::bootstrap(&*disk.engine(), &*disk.log(), &region)
+                .expect("an empty disk takes the first region");
+        }
+        World {
             now: 0,
             queue: Queue::default(),
             network: Network::new(settings.stores, seed),
@@ -83,16 +108,18 @@ impl World {
             plan: Plan::new(settings.stores, seed),
             chance: Chance::new(seed, "world"),
             letters: Letters::default(),
-            config: config(seed),
+            desk: Desk::default(),
+            config,
             steps: 0,
-            is_dangerous: true,
-            is_busy: true,
+            is_dangerous: false,
+            is_busy: false,
+            voters_wanted: Some(3),
+            quiet_until: 0,
+            held: None,
             nodes,
             scheduler,
             settings,
-        };
-        world.plan_beginning();
-        world
+        }
     }
 
     fn plan_beginning(&mut self) {
@@ -111,9 +138,18 @@ impl World {
     /// Lives through all of it.
     pub fn run(mut self) -> Result<Summary, Failure> {
         let outcome = self.live();
-        let failure = |what: String| Failure { seed: self.settings.seed, at: self.now, what };
-        outcome.map_err(|broken| failure(broken.to_string()))?;
-        let checked = self.history.check().map_err(|violation| failure(violation.to_string()))?;
+        outcome.map_err(|broken| self.failure(&broken))?;
+        self.summary()
+    }
+
+    /// A failure at this moment.
+    pub(super) fn failure(&self, what: &dyn Display) -> Failure {
+        Failure { seed: self.settings.seed, at: self.now, what: what.to_string() }
+    }
+
+    /// What was seen, if the history has an order.
+    pub(super) fn summary(&self) -> Result<Summary, Failure> {
+        let checked = self.history.check().map_err(|violation| self.failure(&violation))?;
         let faults = self.trace.counts().iter().filter(|(name, _)| name.starts_with("fault"));
         Ok(Summary {
             seed: self.settings.seed,
@@ -160,6 +196,7 @@ impl World {
             }
             Event::Request(request) => self.request(*request),
             Event::Step(step) => self.take_step(*step),
+            Event::Errand(errand, ticket) => self.run_errand(*errand, ticket),
             Event::Start { node } => self.start(node),
             Event::Answer { client, attempt, region, answer } => {
                 self.answer(client, attempt, region, &answer);
@@ -190,6 +227,22 @@ impl World {
                 self.fault_is_over(fault);
                 Ok(())
             }
+            Event::Betray { leader, voter, back } => {
+                self.betray(leader, voter, back);
+                Ok(())
+            }
+            Event::Silence { speakers, listeners } => {
+                self.silence(&speakers, &listeners);
+                Ok(())
+            }
+            Event::Cut { region } => {
+                self.cut_region(region);
+                Ok(())
+            }
+            Event::Reunite => {
+                self.network.heal();
+                Ok(())
+            }
         }
     }
 
@@ -201,7 +254,9 @@ impl World {
         }
         let (scheduler, chance) = (&self.scheduler, &mut self.chance);
         let look_up = |key: &[u8]| scheduler.look_up(key);
-        let request = self.clients[client].ask(&mut self.history, self.steps, look_up);
+        let only_reads = self.now < self.quiet_until;
+        let asking = &mut self.clients[client];
+        let request = asking.ask(&mut self.history, self.steps, only_reads, look_up);
         match request {
             Some(request) => {
                 let attempt = request.attempt;
@@ -264,7 +319,8 @@ impl World {
     fn report(&mut self, report: RegionReport) {
         let region = report.region.region_id();
         self.scheduler.report(report);
-        if self.is_dangerous {
+        // A script says itself which replicas it wants.
+        if self.is_dangerous || self.voters_wanted.is_none() {
             return;
         }
         if let Some(step) = self.scheduler.rule(region, self.now) {
@@ -281,7 +337,7 @@ impl World {
         }
     }
 
-    fn plan_step(&mut self, step: Step) {
+    pub(super) fn plan_step(&mut self, step: Step) {
         let arrives = self.now + self.chance.between(100, 2 * MILLISECOND);
         self.queue.plan(arrives, Event::Step(Box::new(step)));
     }

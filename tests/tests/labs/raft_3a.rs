@@ -31,12 +31,6 @@ fn apply(
     Ok(voters_of(member))
 }
 
-fn voters_of(member: &Member) -> Vec<u64> {
-    let mut voters = member.prs().conf().to_conf_state().voters;
-    voters.sort_unstable();
-    voters
-}
-
 #[test]
 fn test_add_node_3a() {
     let mut member = Member::fresh(1, 1);

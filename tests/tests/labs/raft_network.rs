@@ -101,8 +101,19 @@ pub(crate) fn node_alone(
     hard_state: HardState,
     log: &[Entry],
 ) -> RawNode<MemStorage> {
-    let storage = storage_of(&[1], hard_state, log);
+    node_over(config, storage_of(&[1], hard_state, log))
+}
+
+/// A node, as the store drives raft, that starts with what is in this storage.
+pub(crate) fn node_over(config: &Config, storage: MemStorage) -> RawNode<MemStorage> {
     RawNode::new(config, storage, &silent()).expect("the configuration is valid")
+}
+
+/// Who votes in the group, as a member knows it.
+pub(crate) fn voters_of(member: &Member) -> Vec<u64> {
+    let mut voters = member.prs().conf().to_conf_state().voters;
+    voters.sort_unstable();
+    voters
 }
 
 /// Handles a ready at once, its changes of members too, and returns the entries that it had to keep and
@@ -145,7 +156,11 @@ impl Member {
         hard_state: HardState,
         log: &[Entry],
     ) -> Member {
-        let storage = storage_of(voters, hard_state, log);
+        Member::over(config, storage_of(voters, hard_state, log))
+    }
+
+    /// A member that starts with what is in this storage.
+    pub(crate) fn over(config: &Config, storage: MemStorage) -> Member {
         Member { raft: Raft::new(config, storage, &silent()).expect("the configuration is valid") }
     }
 

@@ -1,0 +1,16 @@
+//! A cluster of real processes, and clients that note everything they saw, for tests that kill.
+//!
+//! * [`Cluster`]: a scheduler and some stores, each a process with a directory and ports of its own, which can
+//!   be killed, frozen and started again;
+//! * [`Load`]: clients that get, put and compare-and-set a few keys through whoever leads, and a history of it
+//!   for the checker of linearizability.
+//!
+//! What it does not do: it decides nothing. The test says who dies and when.
+
+mod client;
+mod cluster;
+mod load;
+
+pub use client::RoutingClient;
+pub use cluster::Cluster;
+pub use load::{Load, Report};
