@@ -32,7 +32,7 @@ struct Cluster {
 impl Cluster {
     async fn start(ground: &Ground, api_version: ApiVersion) -> Cluster {
         let number = if api_version == ApiVersion::V2 { "2" } else { "1" };
-        let launch = ground.playground().with("--api-version", number);
+        let launch = ground.replicated_playground().with("--api-version", number);
         let process = launch.with("--data-dir", ground.path(number)).start();
         let client = RawClient::new_with_config(endpoints(&process), config(api_version)).await;
         Cluster { client: client.expect("a ready cluster is found"), api_version, process }
@@ -410,7 +410,7 @@ async fn a_client_of_the_other_api_version_is_refused_in_words() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_outlives_a_restart_of_the_cluster() {
     let ground = Ground::new();
-    let launch = ground.playground();
+    let launch = ground.replicated_playground();
     let process = launch.start();
     let client = RawClient::new_with_config(endpoints(&process), config(ApiVersion::V1)).await;
     let client = client.expect("a ready cluster is found");
@@ -480,7 +480,7 @@ fn the_python_client_reads_and_writes() {
         Err(reason) => return not_tested("the Python client", &reason),
     };
     let ground = Ground::new();
-    let process = ground.playground().start();
+    let process = ground.replicated_playground().start();
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("python").join("raw.py");
     let ran = Command::new(interpreter)
         .arg(script)

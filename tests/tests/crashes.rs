@@ -15,7 +15,7 @@ use bytes::Bytes;
 use skerry_raftstore::time::splitmix64;
 use skerry_tests::client::{ApiVersion, RawClient};
 use skerry_tests::power_loss::{Chance, PowerCut, points};
-use skerry_tests::process::{Ground, Process};
+use skerry_tests::process::{Ground, Launch, Process};
 use skerry_tests::wait;
 use tokio::task::JoinHandle;
 
@@ -23,6 +23,8 @@ use tokio::task::JoinHandle;
 const KILLS: u64 = 50;
 /// How often its power is cut, unless the environment says otherwise.
 const POWER_CUTS: u64 = 50;
+/// The same for three stores at once, which take longer to start.
+const CLUSTER_POWER_CUTS: u64 = 10;
 /// Operations on files within which a process dies by its own hand: some while it starts, some later.
 const OPERATIONS_MAX: u64 = 1_500;
 /// Clients that write at the same time.
@@ -187,11 +189,31 @@ async fn write_for_a_while(mut process: Process, round: u64, ledger: &mut Ledger
 async fn fifty_power_cuts_lose_no_acknowledged_write() {
     let ground = Ground::new();
     let launch = ground.playground();
+    cut_power(&ground, &launch, points(POWER_CUTS)).await;
+}
+
+/// All three stores lose power at once, in the middle of whatever their raft logs and their data are at.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn power_cuts_of_all_stores_lose_no_acknowledged_write() {
+    let ground = Ground::new();
+    let launch = ground.replicated_playground();
+    cut_power(&ground, &launch, points(CLUSTER_POWER_CUTS)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_do_they_with_the_raft_log_in_rocksdb() {
+    let ground = Ground::new();
+    let rocks = ground.file("rocks.toml", "[raft-engine]\nenable = false\n");
+    let launch = ground.replicated_playground().with("--config", rocks);
+    cut_power(&ground, &launch, points(CLUSTER_POWER_CUTS)).await;
+}
+
+/// Starts it and takes its power, so many times.
+async fn cut_power(ground: &Ground, launch: &Launch, cuts: u64) {
     let data = ground.path("data");
     std::fs::create_dir(&data).expect("a directory below the temporary one can be made");
     let mut ledger = Ledger::default();
     let mut chance = Chance::of(2026);
-    let cuts = points(POWER_CUTS);
     for round in 0..cuts {
         let Some(cut) = PowerCut::over(&data) else { return };
         let dies_itself = chance.below(3) == 0;

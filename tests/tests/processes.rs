@@ -66,6 +66,7 @@ fn one_switch_moves_all_ports_together() {
     let strangers = [base.scheduler, base.store, base.status].map(TcpListener::bind);
     assert!(strangers.iter().all(Result::is_ok), "free ports can be taken");
     let process = Launch::of("playground")
+        .argument("--standalone")
         .with("--scheduler-addr", base.scheduler.to_string())
         .with("--store-addr", base.store.to_string())
         .with("--status-addr", base.status.to_string())
@@ -84,6 +85,7 @@ fn an_ephemeral_playground_leaves_nothing_behind() {
     let ground = Ground::new();
     let ports = Addresses::free();
     let process = Launch::of("playground")
+        .argument("--standalone")
         .with("--scheduler-addr", ports.scheduler.to_string())
         .with("--store-addr", ports.store.to_string())
         .with("--status-addr", ports.status.to_string())
@@ -227,20 +229,6 @@ fn a_directory_of_something_else_is_refused_and_left_alone() {
 
     std::fs::write(&manifest, text).expect("a manifest can be replaced");
     launch.start().stop().assert_clean();
-}
-
-#[test]
-fn what_is_not_built_yet_is_refused_with_the_reason() {
-    let ground = Ground::new();
-    let three = ground.playground().with("--stores", "3").run_to_end();
-    three.assert_refused(&["--stores"]);
-    assert!(!ground.path("data").exists(), "a refused start made a directory");
-
-    let replicated = Launch::of("server")
-        .with("--data-dir", ground.path("store"))
-        .with("--addr", format!("127.0.0.1:{}", free_port()))
-        .run_to_end();
-    replicated.assert_refused(&["--standalone"]);
 }
 
 #[test]

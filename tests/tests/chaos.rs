@@ -1,0 +1,127 @@
+//! Stores of a cluster of real processes are killed, frozen and started again, again and again, while clients
+//! work: nothing acknowledged is lost, every history has an order, and writes go on soon.
+//!
+//! `make test` runs this for half a minute; `make chaos` for ten, and keeps what it counted in `docs/results/`.
+
+use std::time::Duration;
+
+use skerry_raftstore::time::splitmix64;
+use skerry_tests::chaos::{Cluster, Load};
+use skerry_tests::number_from_environment;
+use skerry_tests::wait::Stopwatch;
+
+/// How long it goes on when nobody says how long.
+const SECONDS: u64 = 30;
+/// Clients at work.
+const CLIENTS: usize = 8;
+/// How soon after its leader has died a region must take writes again, at the default configuration.
+const PAUSE_MAX: Duration = Duration::from_secs(3);
+
+/// What is done to a cluster, one thing at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Mishap {
+    /// `kill -9` of the store that leads.
+    LeaderKilled,
+    /// `kill -9` of any store.
+    StoreKilled,
+    /// `kill -9` of all of them at once.
+    AllKilled,
+    /// The leader stands still for longer than its lease, and does not know.
+    LeaderFrozen,
+    /// `kill -9` of the scheduler.
+    SchedulerKilled,
+}
+
+impl Mishap {
+    const ALL: [Mishap; 5] = [
+        Mishap::LeaderKilled,
+        Mishap::StoreKilled,
+        Mishap::AllKilled,
+        Mishap::LeaderFrozen,
+        Mishap::SchedulerKilled,
+    ];
+
+    /// The one that comes after so many. In turn, so that a short run has them all.
+    fn after(number: usize) -> Mishap {
+        match number % 8 {
+            1 => Mishap::StoreKilled,
+            2 | 6 => Mishap::LeaderFrozen,
+            3 => Mishap::AllKilled,
+            5 => Mishap::SchedulerKilled,
+            _ => Mishap::LeaderKilled,
+        }
+    }
+}
+
+/// Does it, and undoes it after a while. Answers when it was done, by the clock of the load.
+async fn happen(cluster: &mut Cluster, load: &Load, mishap: Mishap, draw: u64) -> u64 {
+    let stores = cluster.stores();
+    let any = (draw >> 8) as usize % stores;
+    let leader = cluster.leader().await.unwrap_or(any);
+    let while_it_lasts = Duration::from_millis(200 + (draw >> 16) % 2_500);
+    match mishap {
+        Mishap::LeaderKilled => cluster.kill(leader),
+        Mishap::StoreKilled => cluster.kill(any),
+        Mishap::AllKilled => (0..stores).for_each(|number| cluster.kill(number)),
+        Mishap::LeaderFrozen => cluster.freeze(leader),
+        Mishap::SchedulerKilled => cluster.kill_scheduler(),
+    }
+    let moment = load.now();
+    tokio::time::sleep(while_it_lasts).await;
+    if mishap == Mishap::LeaderFrozen {
+        cluster.thaw(leader);
+    }
+    (0..stores).for_each(|number| cluster.revive(number));
+    cluster.revive_scheduler();
+    moment
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_stores_lose_nothing_and_every_history_has_an_order() {
+    let seconds = number_from_environment("CHAOS_SECONDS").unwrap_or(SECONDS);
+    let seed = number_from_environment("CHAOS_SEED").unwrap_or(2026);
+    let mut cluster = Cluster::start(3, &[]).await;
+    let load = Load::start(cluster.scheduler(), CLIENTS, seed);
+    let watch = Stopwatch::start();
+    let mut draw = seed;
+    let mut happened: Vec<(Mishap, u64)> = Vec::new();
+    while watch.elapsed() < Duration::from_secs(seconds) {
+        draw = splitmix64(draw);
+        let mishap = Mishap::after(happened.len());
+        let moment = happen(&mut cluster, &load, mishap, draw).await;
+        happened.push((mishap, moment));
+        let before = load.acknowledged();
+        skerry_tests::wait::until_async("clients get on after a mishap", async || {
+            (load.acknowledged() > before + 50).then_some(())
+        })
+        .await;
+        cluster.assert_alive();
+        tokio::time::sleep(Duration::from_millis((draw >> 32) % 2_000)).await;
+    }
+    let report = load.stop(cluster.scheduler()).await;
+    cluster.until_whole(3).await;
+    cluster.stop();
+    let mut pauses: Vec<Duration> = happened
+        .iter()
+        .filter(|(mishap, _)| *mishap == Mishap::LeaderKilled)
+        .filter_map(|(_, moment)| report.pause_after(*moment))
+        .collect();
+    pauses.sort();
+    let checked = report.checked;
+    for mishap in Mishap::ALL {
+        let count = happened.iter().filter(|(other, _)| *other == mishap).count();
+        println!("chaos: {mishap:?}: {count} times");
+    }
+    println!(
+        "chaos: {} operations acknowledged, {} unknown, {} refused, on {} keys: every history has an order",
+        checked.done, checked.unknown, checked.refused, checked.keys
+    );
+    println!(
+        "chaos: writes resumed after the death of a leader in {:?} (median) to {:?}, of {}",
+        pauses.get(pauses.len() / 2).copied().unwrap_or_default(),
+        pauses.last().copied().unwrap_or_default(),
+        pauses.len()
+    );
+    assert!(checked.done > 20 * seconds as usize, "too few operations to mean anything");
+    assert!(pauses.last().is_none_or(|longest| *longest < PAUSE_MAX), "{pauses:?}");
+}
