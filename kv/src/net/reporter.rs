@@ -8,7 +8,7 @@
 //!    leader whose region still spans one is asked to cut there, whenever it reports; so they come to be
 //!    after the first start, whatever crashes.
 //! 4. *Instructions* in the answers to heartbeats become commands for the leader's replica, with the epoch that
-//!    the scheduler saw: whatever is outdated is refused there.
+//!    the scheduler saw: whatever is outdated is refused there. What finds it busy is tried again for a second.
 //!
 //! **Invariant.** Nothing here waits for the scheduler but tasks of its own: a scheduler that is away keeps no
 //! region from serving.
@@ -31,7 +31,7 @@ use skerry_proto::{metapb, pdpb};
 use skerry_raftstore::effects::{RegionReport, SplitAsk};
 use skerry_raftstore::message::{AdminDone, Command, CommandContext, CommandKind};
 use skerry_raftstore::outside;
-use skerry_raftstore::reply::{Outcome, Replies};
+use skerry_raftstore::reply::{Outcome, Refusal, Replies};
 use skerry_raftstore::store::threads::{StoreHandle, WeakStoreHandle};
 use slog::{Logger, debug, info};
 use tokio::runtime::Handle;
@@ -39,6 +39,10 @@ use tokio::sync::mpsc;
 
 use super::scheduler_client::SchedulerClient;
 
+/// How often a command that finds the leader busy is given again, and after what pause: longer than an election
+/// takes to be followed by its first entry, shorter than anybody waits.
+const ORDER_TRIES: u32 = 10;
+const ORDER_PAUSE: Duration = Duration::from_millis(100);
 /// Reports that may wait for the stream.
 const REPORTS_WAITING_MAX: usize = 16_384;
 
@@ -134,27 +138,30 @@ impl Reporter {
         let requests = keys.into_iter().zip(ids).map(part).collect();
         let right_derive = self.settings.right_derive;
         let command = AdminCommand::Splits(BatchSplitRequest { requests, right_derive });
-        self.command(&region, peer, command);
+        self.order(Order::new(&region, peer, command));
     }
 
     /// Hands a command to the replica that leads the region.
-    fn command(self: &Arc<Self>, region: &metapb::Region, peer: metapb::Peer, what: AdminCommand) {
-        let context = CommandContext {
-            region_id: region.region_id(),
-            peer_id: PeerId::new(peer.id),
-            epoch: region.epoch(),
-            term: None,
-        };
-        let (reporter, kind) = (self.clone(), name_of(&what));
-        let reply = self.replies.reply(move |outcome| reporter.ended(kind, outcome));
-        let kind = CommandKind::Admin { request: what, reply };
-        // A store that has stopped is told nothing, and the reply is dropped: nobody waits for it.
-        if let Some(store) = self.store() {
-            store.command(Command { context, kind });
-        }
+    fn order(self: &Arc<Self>, order: Order) {
+        // A store that has stopped is told nothing: nobody waits for it.
+        let Some(store) = self.store() else { return };
+        let (context, request) = (order.context, order.command.clone());
+        let reporter = self.clone();
+        let reply = self.replies.reply(move |outcome| reporter.ended(order, outcome));
+        store.command(Command { context, kind: CommandKind::Admin { request, reply } });
     }
 
-    fn ended(self: &Arc<Self>, kind: &'static str, outcome: Outcome<AdminDone>) {
+    /// A leader that has just been elected, or that is at another change, will do it in a moment.
+    fn order_again(self: &Arc<Self>, order: Order) {
+        let reporter = self.clone();
+        self.runtime.spawn(async move {
+            tokio::time::sleep(ORDER_PAUSE).await;
+            reporter.order(Order { tries_left: order.tries_left - 1, ..order });
+        });
+    }
+
+    fn ended(self: &Arc<Self>, order: Order, outcome: Outcome<AdminDone>) {
+        let kind = name_of(&order.command);
         match outcome {
             Outcome::Done(done) => {
                 info!(self.logger, "done for the scheduler"; "what" => kind,
@@ -163,6 +170,7 @@ impl Reporter {
                     self.report_split(done);
                 }
             }
+            Outcome::Refused(Refusal::Busy(_)) if order.tries_left > 0 => self.order_again(order),
             // Common: what the scheduler saw has changed meanwhile. It sees that, too.
             Outcome::Refused(refusal) => {
                 debug!(self.logger, "not done for the scheduler"; "what" => kind, "reason" => %refusal);
@@ -214,7 +222,7 @@ impl Reporter {
             }),
             _ => return,
         };
-        self.command(&region, leader, command);
+        self.order(Order::new(&region, leader, command));
     }
 
     /// The scheduler wants a cut. It knows the region by its id; its range is looked up here.
@@ -231,6 +239,26 @@ impl Reporter {
             CheckPolicy::Usekey => self.ask(SplitAsk { region, peer: leader, keys: split.keys }),
             CheckPolicy::Scan | CheckPolicy::Approximate => store.halve(region),
         }
+    }
+}
+
+/// A command of the scheduler on its way to a region.
+struct Order {
+    context: CommandContext,
+    command: AdminCommand,
+    /// How often it may be given again.
+    tries_left: u32,
+}
+
+impl Order {
+    fn new(region: &metapb::Region, peer: metapb::Peer, command: AdminCommand) -> Order {
+        let context = CommandContext {
+            region_id: region.region_id(),
+            peer_id: PeerId::new(peer.id),
+            epoch: region.epoch(),
+            term: None,
+        };
+        Order { context, command, tries_left: ORDER_TRIES }
     }
 }
 

@@ -263,12 +263,13 @@ impl LineTask {
                         room.send(batch_of(&mut waiting));
                     }
                 }
-                taken = self.take(), if waiting.is_empty() => match taken {
-                    Some(taken) => waiting = taken.into(),
-                    None => return "this store stops".to_string(),
-                },
+                taken = self.take(), if waiting.is_empty() => {
+                    let Some(taken) = taken else { return "this store stops".to_string() };
+                    waiting = taken.into();
+                    // What went before was taken: the line works.
+                    self.pause = PAUSE_MIN;
+                }
             }
-            self.pause = PAUSE_MIN;
         }
     }
 
