@@ -125,9 +125,11 @@ impl LocalCluster {
         &self.world.replies
     }
 
-    /// Stops every store.
+    /// Stops every store, and lets go of its engines.
     pub fn stop(self) {
         self.running.into_iter().for_each(RunningStore::stop);
+        // Stores hold this world as their network, and it holds them.
+        self.world.stores.write().expect("no holder panics").clear();
     }
 }
 
