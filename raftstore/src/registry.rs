@@ -4,13 +4,15 @@
 //! region, term or role replaces the delegate; the old one is made invalid first. A read
 //!
 //! 1. takes the delegate,
-//! 2. takes the view,
-//! 3. reads the clock,
-//! 4. checks: valid, region and epoch, term, lease, and that the leader has applied what it has promised
-//!    to followers.
+//! 2. notes what is applied,
+//! 3. takes the view,
+//! 4. reads the clock,
+//! 5. checks: valid, region and epoch, term, lease, and that what was applied in step 2 reaches what the leader
+//!    has promised to followers.
 //!
 //! **Invariant.** In this order: a thread that sleeps between any two steps serves an old view only if the
-//! lease was still valid after the view was taken, and then nobody else had written yet.
+//! lease was still valid after the view was taken, and then nobody else had written yet. What is applied after the
+//! view was taken is not in it, so it must not count: a follower may have shown it to somebody.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -96,8 +98,13 @@ impl ReadDelegate {
         self.read_floor.load(Ordering::SeqCst)
     }
 
-    /// Whether a view that was taken before `now` may be served.
-    pub fn holds(&self, now: Duration) -> bool {
+    /// What is applied here. To be read before a view is taken: the view shows at least that.
+    pub fn applied(&self) -> u64 {
+        self.applied.load(Ordering::SeqCst)
+    }
+
+    /// Whether a view may be served that was taken before `now`, and when `applied` was applied already.
+    pub fn holds(&self, now: Duration, applied: u64) -> bool {
         let mut lease = Duration::from_nanos(self.lease.load(Ordering::SeqCst));
         let mut promised = self.read_floor.load(Ordering::SeqCst);
         if self.planted == Some(Planted::StaleLease) && !lease.is_zero() {
@@ -106,9 +113,7 @@ impl ReadDelegate {
         if self.planted == Some(Planted::ReadFloorIgnored) {
             promised = 0;
         }
-        self.valid.load(Ordering::SeqCst)
-            && now < lease
-            && self.applied.load(Ordering::SeqCst) >= promised
+        self.valid.load(Ordering::SeqCst) && now < lease && applied >= promised
     }
 }
 
@@ -167,8 +172,9 @@ impl LocalReader {
         context: &CommandContext,
     ) -> Option<std::result::Result<RegionView, Refusal>> {
         let delegate = self.registry.get(context.region_id)?;
+        let applied = delegate.applied();
         let view: Arc<dyn View> = self.engine.view();
-        if !delegate.holds(self.clock.monotonic()) {
+        if !delegate.holds(self.clock.monotonic(), applied) {
             return None;
         }
         Some(check(&delegate, context).map(|()| RegionView {
@@ -190,10 +196,13 @@ impl LocalReader {
         if let Err(refusal) =
             check(&delegate, context).and_then(|()| holds_key(&delegate, data_key))
         {
-            return delegate.holds(self.clock.monotonic()).then_some(Err(refusal));
+            return delegate
+                .holds(self.clock.monotonic(), delegate.applied())
+                .then_some(Err(refusal));
         }
+        let applied = delegate.applied();
         let value = self.engine.get(family, data_key);
-        delegate.holds(self.clock.monotonic()).then_some(Ok(value))
+        delegate.holds(self.clock.monotonic(), applied).then_some(Ok(value))
     }
 }
 
@@ -219,5 +228,28 @@ fn check(delegate: &ReadDelegate, context: &CommandContext) -> std::result::Resu
     match context.term {
         Some(term) if term.get() != delegate.term => Err(Refusal::StaleCommand),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_applied_after_a_view_was_taken_does_not_make_it_newer() {
+        let region = Arc::new(metapb::Region { id: 1, ..metapb::Region::default() });
+        let delegate = ReadDelegate::new(region, metapb::Peer::default(), 6, None);
+        let now = Duration::from_secs(1);
+        delegate.set_lease(2 * now);
+        delegate.set_applied(7);
+        // A follower is told to read at 8, which is committed and not applied here.
+        delegate.raise_read_floor(8);
+        let applied = delegate.applied();
+        // The view would be taken here; then 8 is applied, before the check.
+        delegate.set_applied(8);
+        assert!(!delegate.holds(now, applied), "the view lacks what the follower may have shown");
+        assert!(delegate.holds(now, delegate.applied()));
+        delegate.invalidate();
+        assert!(!delegate.holds(now, delegate.applied()));
     }
 }

@@ -84,7 +84,8 @@ impl Peer {
 
     /// Whether a read may be served at once.
     pub(super) fn has_lease(&self, now: Duration) -> bool {
-        self.delegate.as_ref().is_some_and(|delegate| delegate.holds(now))
+        // The worker itself notes what is applied, so nothing comes between.
+        self.delegate.as_ref().is_some_and(|delegate| delegate.holds(now, delegate.applied()))
     }
 
     /// Makes the delegate be what the replica is now.
