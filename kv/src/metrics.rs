@@ -103,6 +103,11 @@ impl Metrics {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner).push(source);
     }
 
+    /// Reads nothing any more: what a source holds may be about to close.
+    pub fn forget_sources(&self) {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Counts one answered request. `method` is a name the server knows, never what a client sent.
     pub fn rpc_answered(&self, method: &str, code: &str, duration: Duration) {
         self.rpc_requests.with_label_values(&[method, code]).inc();

@@ -103,6 +103,7 @@ pub struct Node {
     engine: Arc<RocksEngine>,
     core: Core,
     raw: Arc<RawStore>,
+    metrics: Arc<Metrics>,
     /// Turns to true when the store stops; both servers listen to it.
     stopping: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
@@ -164,6 +165,7 @@ impl Node {
             engine,
             core,
             raw,
+            metrics,
             stopping,
             servers,
             heartbeats,
@@ -187,6 +189,8 @@ impl Node {
         self.heartbeats.abort();
         // What it holds of the store must be gone before the store is. It ends with an error: it was aborted.
         let _ = self.heartbeats.await;
+        // Its sources hold what is about to be closed.
+        self.metrics.forget_sources();
         // Joining threads and writing files blocks, and nothing else is left to run here.
         tokio::task::block_in_place(|| {
             self.raw.stop();

@@ -53,6 +53,11 @@ pub fn let_pass(time: Duration) {
     std::thread::sleep(time);
 }
 
+/// The same without holding a thread, for tests that let processes work meanwhile.
+pub async fn let_pass_async(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
 /// How long something took, on the clock that never goes back.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopwatch {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use skerry_raftstore::time::splitmix64;
 use skerry_tests::chaos::{Cluster, Load};
 use skerry_tests::number_from_environment;
-use skerry_tests::wait::Stopwatch;
+use skerry_tests::wait::{Stopwatch, let_pass_async, until_async};
 
 /// How long it goes on when nobody says how long.
 const SECONDS: u64 = 30;
@@ -67,7 +67,7 @@ async fn happen(cluster: &mut Cluster, load: &Load, mishap: Mishap, draw: u64) -
         Mishap::SchedulerKilled => cluster.kill_scheduler(),
     }
     let moment = load.now();
-    tokio::time::sleep(while_it_lasts).await;
+    let_pass_async(while_it_lasts).await;
     if mishap == Mishap::LeaderFrozen {
         cluster.thaw(leader);
     }
@@ -91,12 +91,12 @@ async fn killed_stores_lose_nothing_and_every_history_has_an_order() {
         let moment = happen(&mut cluster, &load, mishap, draw).await;
         happened.push((mishap, moment));
         let before = load.acknowledged();
-        skerry_tests::wait::until_async("clients get on after a mishap", async || {
+        until_async("clients get on after a mishap", async || {
             (load.acknowledged() > before + 50).then_some(())
         })
         .await;
         cluster.assert_alive();
-        tokio::time::sleep(Duration::from_millis((draw >> 32) % 2_000)).await;
+        let_pass_async(Duration::from_millis((draw >> 32) % 2_000)).await;
     }
     let report = load.stop(cluster.scheduler()).await;
     cluster.until_whole(3).await;

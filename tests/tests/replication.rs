@@ -143,11 +143,12 @@ async fn raft_messages_of_strangers_are_refused() {
     request.metadata_mut().insert("skerry-cluster-id", 7_u64.into());
     let refused = service.batch_raft(request).await;
     assert_eq!(refused.expect_err("another cluster is named").code(), Code::FailedPrecondition);
-    // For another store: taken, dropped, counted.
+    // For another store: counted, and the stream is ended, so that its sender looks for the right one.
     let cluster_id = status(&launch)["cluster_id"].as_u64().expect("a number");
     let mut request = Request::new(tokio_stream::once(batch));
     request.metadata_mut().insert("skerry-cluster-id", cluster_id.into());
-    service.batch_raft(request).await.expect("the stream is of this cluster");
+    let refused = service.batch_raft(request).await;
+    assert_eq!(refused.expect_err("it is for another store").code(), Code::FailedPrecondition);
     let (_, metrics) = http(launch.addresses().status, "GET", "/metrics");
     let counted = metrics.lines().find(|line| line.starts_with("skerry_raft_misdirected"));
     assert!(counted.is_some_and(|line| line.ends_with(" 1")), "{counted:?}");

@@ -1,13 +1,13 @@
 //! What other stores send to this one: raft messages and snapshots.
 //!
-//! A stream that names another cluster is refused; a message for another store is dropped and counted. What is
+//! A stream that names another cluster is refused; a message for another store ends its stream and is counted. What is
 //! left goes to the worker that owns the region, which looks at it closely before raft sees it. A store that
 //! cannot keep up drops messages: raft repeats. One that stops ends the streams, or it would wait for them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use skerry_proto::raft_serverpb::{Done, RaftMessage, SnapshotChunk};
+use skerry_proto::raft_serverpb::{Done, SnapshotChunk};
 use skerry_proto::tikvpb::BatchRaftMessage;
 use skerry_proto::types::StoreId;
 use skerry_raftstore::store::threads::StoreHandle;
@@ -63,15 +63,14 @@ impl RaftInlet {
                 _ = stopping.wait_for(|stopping| *stopping) => None,
             };
             let Some(batch) = batch else { return Ok(Response::new(Done {})) };
-            batch.msgs.into_iter().for_each(|message| self.take(message));
-        }
-    }
-
-    fn take(&self, message: RaftMessage) {
-        if message.to_peer.unwrap_or_default().store() == self.store_id {
-            self.store.receive(message);
-        } else {
-            self.misdirected.fetch_add(1, Ordering::Relaxed);
+            for message in batch.msgs {
+                if message.to_peer.unwrap_or_default().store() != self.store_id {
+                    self.misdirected.fetch_add(1, Ordering::Relaxed);
+                    // The other store has an old address: it looks again when the stream ends.
+                    return Err(Status::failed_precondition(format!("this is {}", self.store_id)));
+                }
+                self.store.receive(message);
+            }
         }
     }
 
@@ -81,7 +80,14 @@ impl RaftInlet {
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<Done>, Status> {
         self.check_cluster(request.metadata())?;
-        snapshots::receive(self.store_id, &self.store, &self.logger, request.into_inner()).await
+        let mut stopping = self.stopping.clone();
+        let (stream, logger) = (request.into_inner(), &self.logger);
+        tokio::select! {
+            received = snapshots::receive(self.store_id, &self.store, logger, stream) => received,
+            _ = stopping.wait_for(|stopping| *stopping) => {
+                Err(Status::unavailable("the store stops"))
+            }
+        }
     }
 
     fn check_cluster(&self, metadata: &MetadataMap) -> Result<(), Status> {

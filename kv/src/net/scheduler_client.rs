@@ -31,6 +31,9 @@ use crate::metrics::Metrics;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one address may take to answer. Longer than a sync on a slow disk, which ids may cost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Silence on a connection with open calls after which it is asked whether it still works: a machine that lost its
+/// power says no goodbye. Not more often, because PD takes that for abuse.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// The first pause between two rounds over all addresses; each is twice the one before.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The longest such pause.
@@ -38,7 +41,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// After so many rounds in vain, and again after so many more, the log says what is being waited for.
 const ROUNDS_PER_COMPLAINT: u32 = 5;
 /// Heartbeats of regions that may wait for the stream; above that the sender waits.
-const HEARTBEATS_WAITING_MAX: usize = 1_024;
+const HEARTBEATS_WAITING_MAX: usize = 16_384;
 
 /// Why a call has no answer. Not an error of the crate yet: who called decides what it means.
 #[derive(Debug)]
@@ -93,7 +96,11 @@ impl SchedulerClient {
             let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
                 Error::Startup(format!("scheduler address {address:?} cannot be used: {error}"))
             })?;
-            let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+            let endpoint = endpoint
+                .connect_timeout(CONNECT_TIMEOUT)
+                .tcp_nodelay(true)
+                .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+                .keep_alive_timeout(ANSWER_TIMEOUT);
             endpoints.push((address.clone(), endpoint.connect_lazy()));
         }
         let (current, cluster_id) = (AtomicUsize::new(0), AtomicU64::new(0));

@@ -43,8 +43,12 @@ pub(super) async fn send(shared: Arc<Shared>, message: RaftMessage) {
     match &sent {
         Ok(()) => info!(shared.logger, "a snapshot has arrived";
             "region" => region_id.get(), "store" => to.store_id),
-        Err(reason) => warn!(shared.logger, "a snapshot was not sent; raft will try again";
-            "region" => region_id.get(), "store" => to.store_id, "reason" => reason),
+        Err(reason) => {
+            // Whoever answers there may be another store.
+            shared.resolver.forget(to.store());
+            warn!(shared.logger, "a snapshot was not sent; raft will try again";
+                "region" => region_id.get(), "store" => to.store_id, "reason" => reason);
+        }
     }
     store.snapshot_sent(region_id, PeerId::new(to.id), sent.is_ok());
 }
@@ -131,7 +135,9 @@ pub(super) async fn receive(
         let (directory, store) = (manager.directory().to_path_buf(), store.clone());
         move || {
             let incoming = Incoming::begin(&directory, id, &data)?;
-            write(incoming, &store, arriving)
+            write(incoming, &store, arriving)?;
+            // Held by who writes: the sender may go away at any moment, and another one come.
+            Ok::<_, skerry_raftstore::Error>(registration)
         }
     });
     while let Some(chunk) = stream.message().await? {
@@ -141,14 +147,17 @@ pub(super) async fn receive(
         }
     }
     drop(chunks);
-    let written = writing.await.map_err(|error| Status::internal(error.to_string()))?;
-    if let Err(error) = written {
-        warn!(logger, "a snapshot was refused"; "snapshot" => %id, "reason" => %error);
-        return Err(Status::failed_precondition(error.to_string()));
+    match writing.await.map_err(|error| Status::internal(error.to_string()))? {
+        Ok(registration) => {
+            store.receive(message);
+            drop(registration);
+            Ok(Response::new(Done {}))
+        }
+        Err(error) => {
+            warn!(logger, "a snapshot was refused"; "snapshot" => %id, "reason" => %error);
+            Err(Status::failed_precondition(error.to_string()))
+        }
     }
-    store.receive(message);
-    drop(registration);
-    Ok(Response::new(Done {}))
 }
 
 fn write(

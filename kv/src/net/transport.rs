@@ -11,7 +11,8 @@
 //!
 //! Snapshots travel on a connection of their own (see [`super::snapshots`]), so that they hold nobody up.
 //!
-//! **Invariant.** Messages of a region arrive in the order in which they were sent, or not at all.
+//! **Invariant.** Messages of one stream arrive in the order in which they were sent, or not at all. Those of a stream
+//! that broke may still arrive among those of the next: raft bears that.
 //!
 //! What it does not do: it repeats nothing, and it does not know whether a message was understood.
 
@@ -218,7 +219,12 @@ impl LineTask {
     async fn run(mut self) {
         while let Some(first) = self.take().await {
             let broken = match self.shared.connect(self.store_id).await {
-                Ok(client) => self.stream(client, first).await,
+                Ok(client) => {
+                    let broken = self.stream(client, first).await;
+                    // Whoever answers there now may be another store.
+                    self.shared.resolver.forget(self.store_id);
+                    broken
+                }
                 Err(reason) => {
                     self.shared.report_lost(&first);
                     reason

@@ -12,7 +12,7 @@
 //! The API version of a cluster is that of its first store. Stores tell it in a label, so that one that
 //! joins takes it over, or refuses to if it was asked for another.
 //!
-//! **Invariant.** An identity in the manifest never changes. A store with one and without an unfinished offer
+//! **Invariant.** An identity in the manifest never changes. A store with regions and without an unfinished offer
 //! starts and serves whether or not the scheduler answers.
 
 use skerry_proto::metapb;
@@ -109,7 +109,12 @@ pub(super) async fn found(
     }
     let begun = scheduler.patiently(logger, || scheduler.is_bootstrapped()).await?;
     let region = match (prepared, begun) {
-        (None, true) => return Ok(()),
+        (None, true) => {
+            // It joins; another store may have founded the cluster since this one chose its version.
+            let wanted = Some(identity.api_version);
+            let own = Some(identity.store_id);
+            return version_of_cluster(scheduler, own, wanted, logger).await.map(|_| ());
+        }
         (Some(region), _) => region,
         (None, false) => {
             let ids = scheduler.patiently(logger, || scheduler.allocate_ids(2)).await?;

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::client::RoutingClient;
 use crate::checker::{Action, Checked, Ending, History};
-use crate::wait::Stopwatch;
+use crate::wait::{Stopwatch, let_pass_async};
 
 /// Few enough that clients meet at each of them.
 const KEYS: u64 = 24;
@@ -127,7 +127,7 @@ async fn work(shared: &Shared, scheduler: SocketAddr, number: usize, seed: u64) 
         match ending {
             Ending::Found(found) => seen = found,
             Ending::Written => {}
-            Ending::Refused | Ending::Unknown => tokio::time::sleep(REST).await,
+            Ending::Refused | Ending::Unknown => let_pass_async(REST).await,
         }
     }
 }
