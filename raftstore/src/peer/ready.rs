@@ -42,6 +42,7 @@ impl Peer {
         self.propose_writes();
         self.begin_read_round();
         self.note_role(effects);
+        self.choose_commit_broadcast();
         while self.is_touchable() && self.raft_group.has_ready() && self.may_take_ready() {
             self.keep_read_floor();
             let ready = self.raft_group.ready();
@@ -51,6 +52,14 @@ impl Peer {
         if self.is_touchable() {
             self.order_snapshot(effects);
         }
+    }
+
+    /// Followers hear of a commit with the next entries or the next heartbeat: telling them at once would double
+    /// the messages of a write that has its entry for itself. Only what changes the region, and what a new leader
+    /// begins with, is told at once.
+    fn choose_commit_broadcast(&mut self) {
+        let can_wait = self.change_proposed <= self.applied.applied_index;
+        self.raft_group.skip_bcast_commit(can_wait);
     }
 
     /// A snapshot replaces log and region: nothing may be under way for the former ones.
