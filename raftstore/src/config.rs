@@ -428,9 +428,9 @@ pub struct RaftConfig {
     pub heartbeat_ticks: usize,
     /// Silence after which a follower seeks election, at least; at most twice that.
     pub election_ticks: usize,
-    /// Raft workers.
+    /// Raft workers; 0 for what fits the machine.
     pub workers: usize,
-    /// Apply workers.
+    /// Apply workers; 0 for what fits the machine.
     pub apply_workers: usize,
     /// Messages that an actor takes at a time.
     pub batch_messages_max: usize,
@@ -492,8 +492,8 @@ impl Default for RaftConfig {
             tick_ms: 100,
             heartbeat_ticks: 2,
             election_ticks: 10,
-            workers: 2,
-            apply_workers: 2,
+            workers: 0,
+            apply_workers: 0,
             batch_messages_max: 256,
             entry_size_max: ByteSize::mib(8),
             message_size_max: ByteSize::mib(1),
@@ -534,14 +534,24 @@ impl RaftConfig {
         std::time::Duration::from_millis(ticks * self.tick_ms * 9 / 10)
     }
 
+    /// With numbers of workers that fit so many cores, where none are set. Below four cores a second worker of a
+    /// kind only makes batches smaller and wake-ups more frequent.
+    pub fn for_cores(mut self, cores: usize) -> RaftConfig {
+        let fitting = if cores < 4 { 1 } else { 2 };
+        for workers in [&mut self.workers, &mut self.apply_workers] {
+            *workers = if *workers == 0 { fitting } else { *workers };
+        }
+        self
+    }
+
     /// Refuses what cannot work, with the key and what is allowed.
     pub fn validate(&self) -> Result<()> {
         let check = Check { section: Self::SECTION };
         check.within("tick-ms", self.tick_ms, 10..=10_000)?;
         check.within("heartbeat-ticks", self.heartbeat_ticks, 1..=100)?;
         check.within("election-ticks", self.election_ticks, 3 * self.heartbeat_ticks..=1_000)?;
-        check.within("workers", self.workers, 1..=64)?;
-        check.within("apply-workers", self.apply_workers, 1..=64)?;
+        check.within("workers", self.workers, 0..=64)?;
+        check.within("apply-workers", self.apply_workers, 0..=64)?;
         check.within("batch-messages-max", self.batch_messages_max, 1..=65_536)?;
         check.within(
             "entry-size-max",

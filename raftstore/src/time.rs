@@ -102,6 +102,11 @@ pub fn entropy() -> u64 {
     u64::from_le_bytes(bytes)
 }
 
+/// Cores that this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
 /// Starts a named thread. If it panics the process ends, after the panic message, with the thread's
 /// name: what it owned is in an unknown state and raft or a restart is the recovery.
 ///

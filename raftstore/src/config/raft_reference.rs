@@ -52,9 +52,9 @@ const TICK: &str = "Milliseconds of a tick, the unit of all times here. The same
 const HEARTBEAT: &str = "Ticks between two heartbeats of a leader.";
 const ELECTION: &str = "Ticks of silence after which a replica seeks election, at least; at most twice that. \
     Smaller values replace a dead leader sooner and a slow one too often. The same on every store.";
-const WORKERS: &str =
-    "Threads that drive raft; regions are spread over them. 1 is best below four cores.";
-const APPLY_WORKERS: &str = "Threads that bring committed writes into the data engine.";
+const WORKERS: &str = "Threads that drive raft; regions are spread over them. 0: one below four cores, two from there.";
+const APPLY_WORKERS: &str =
+    "Threads that bring committed writes into the data engine. 0: as for `workers`.";
 const BATCH: &str = "Messages that such a thread takes at a time.";
 const MESSAGE: &str = "Bytes of log entries in one raft message; a longer entry goes alone.";
 const INFLIGHT: &str =

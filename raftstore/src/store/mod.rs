@@ -99,15 +99,16 @@ impl Store {
     /// Opens a store: repairs what a crash has left, and begins the replicas that were here.
     pub fn open(parts: StoreParts) -> Result<Store> {
         parts.config.validate()?;
+        let config = parts.config.for_cores(crate::time::cores());
         let incarnation = recover::count_start(parts.engine.as_ref())?;
-        let snapshots = snapshot::Manager::open(&parts.snapshots, snapshot_limits(&parts.config))?;
-        let rate = parts.config.snapshot_bytes_per_second.bytes();
+        let snapshots = snapshot::Manager::open(&parts.snapshots, snapshot_limits(&config))?;
+        let rate = config.snapshot_bytes_per_second.bytes();
         let snapshot_rate = snapshot::RateLimit::new(parts.clock.clone(), rate);
         let environment = Environment {
             store_id: parts.store_id,
             incarnation,
             seed: parts.seed,
-            config: Arc::new(parts.config),
+            config: Arc::new(config),
             engine: parts.engine,
             log: parts.log,
             meta: Arc::new(Mutex::new(StoreMeta::default())),

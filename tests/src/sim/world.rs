@@ -88,6 +88,8 @@ impl World {
     /// A world in which nothing is going to happen, with the first region on the first `replicas` stores.
     pub(super) fn of(settings: Settings, replicas: usize, config: RaftConfig) -> World {
         let seed = settings.seed;
+        // A run must be the same on every machine.
+        let config = config.for_cores(4);
         let (scheduler, region) = Scheduler::new(settings.stores, replicas, seed);
         let ids = scheduler.stores().iter().enumerate();
         let nodes: Vec<Node> =
