@@ -8,14 +8,15 @@
 
 use std::time::Duration;
 
-use skerry_kv::metrics::resident_bytes;
+use skerry_kv::metrics::{cpu_seconds, resident_bytes};
 use skerry_raftstore::config::RaftConfig;
 use skerry_raftstore::time::{Clock, SystemClock};
 use skerry_tests::local_cluster::{Layout, LocalCluster};
 use skerry_tests::wait::{let_pass, until};
 
-/// Clock ticks of the kernel in a second, in which it counts the time of processes.
-const KERNEL_TICKS: f64 = 100.0;
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What a store of so many regions costs.
 struct Cost {
@@ -38,9 +39,9 @@ fn measure(regions: u64, seconds: u64) -> Cost {
     wait_for_leaders(&cluster);
     let start = clock.monotonic() - began;
     let_pass(Duration::from_secs(2));
-    let before = cpu_seconds();
+    let before = cpu_seconds(None);
     let_pass(Duration::from_secs(seconds));
-    let idle_cpu = (cpu_seconds() - before) / seconds as f64;
+    let idle_cpu = (cpu_seconds(None) - before) / seconds as f64;
     let resident = resident_bytes().unwrap_or(0);
     cluster.stop();
     Cost { start, idle_cpu, resident }
@@ -49,15 +50,6 @@ fn measure(regions: u64, seconds: u64) -> Cost {
 fn wait_for_leaders(cluster: &LocalCluster) {
     let all = cluster.regions().len();
     until("every region has a leader", || (cluster.led() == all).then_some(()));
-}
-
-/// Time on processors that this process has taken.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux tells of processes");
-    let (_, fields) = stat.rsplit_once(") ").expect("the name of the process ends so");
-    // In user mode and in the kernel: fields 14 and 15, counted from 1 and with the two before these.
-    let ticks = fields.split(' ').skip(11).take(2);
-    ticks.map(|ticks| ticks.parse::<f64>().expect("a number")).sum::<f64>() / KERNEL_TICKS
 }
 
 /// Numbers after `name=` on the command line.

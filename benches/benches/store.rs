@@ -2,8 +2,8 @@
 //! what the same disk does in the same run without us.
 //!
 //! For each combination of raft log, regions, clients and value size: puts per second, median and 99th
-//! percentile of the time of a put, syncs of one store's raft log per second, and bytes that went to one
-//! replica's raft log for each byte of keys and values. Before and after each: one fdatasync, and RocksDB's
+//! percentile of the time of a put, syncs of one store's raft log per second, processor time of
+//! all stores and clients for a put, and bytes that went to one replica's raft log for each byte of keys and values. Before and after each: one fdatasync, and RocksDB's
 //! synced puts by 64 threads. A row is told with both; where they differ by over a quarter, it says so.
 //!
 //! `make bench-store ARGS="regions=1,64 clients=64 values=100 seconds=3 stores=3 logs=raft-engine"` chooses.
@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use skerry_benches::{SyncProbe, in_parallel, key, plain_rocks, synced, value};
+use skerry_kv::metrics::cpu_seconds;
 use skerry_proto::metapb::Region;
 use skerry_proto::types::RegionId;
 use skerry_raftstore::config::RaftConfig;
@@ -23,6 +24,10 @@ use skerry_raftstore::reply::Outcome;
 use skerry_raftstore::time::{Clock, SystemClock, splitmix64};
 use skerry_tests::local_cluster::{Layout, LocalCluster};
 use skerry_tests::wait::until;
+
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How far two references of one row may lie apart.
 const REFERENCE_TOLERANCE: f64 = 0.25;
@@ -135,6 +140,8 @@ struct Row {
     slow_ms: f64,
     syncs: f64,
     amplification: f64,
+    /// Of all stores and the clients, in microseconds. It tells more than the rate where others use the machine.
+    cpu_us: f64,
 }
 
 fn measure(layout: &Layout, clients: u64, value_bytes: usize, seconds: u64) -> Row {
@@ -152,10 +159,12 @@ fn measure(layout: &Layout, clients: u64, value_bytes: usize, seconds: u64) -> R
         (bytes.load(Ordering::Relaxed), syncs.load(Ordering::Relaxed))
     };
     let (bytes_before, syncs_before) = count();
+    let cpu_before = cpu_seconds(None);
     let began = clock.monotonic();
     let mut times = drive(&mut all, &answers, clients, Duration::from_secs(seconds));
     let took = (clock.monotonic() - began).as_secs_f64();
     let (bytes, syncs) = count();
+    let cpu = cpu_seconds(None) - cpu_before;
     drop(all);
     cluster.stop();
     times.sort_unstable();
@@ -167,6 +176,7 @@ fn measure(layout: &Layout, clients: u64, value_bytes: usize, seconds: u64) -> R
         slow_ms: at(0.99),
         syncs: (syncs - syncs_before) as f64 / took,
         amplification: (bytes - bytes_before) as f64 / user_bytes as f64,
+        cpu_us: cpu * 1e6 / times.len() as f64,
     }
 }
 
@@ -222,9 +232,9 @@ fn main() {
     }
     let choice = Choice::from_arguments();
     println!(
-        "| raft log | stores | regions | clients | value | puts/s | of RocksDB | p50 ms | p99 ms | syncs/s | log bytes per byte | fdatasync us | RocksDB puts/s |"
+        "| raft log | stores | regions | clients | value | puts/s | of RocksDB | p50 ms | p99 ms | syncs/s | CPU us a put | log bytes per byte | fdatasync us | RocksDB puts/s |"
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    println!("|{}", " --- |".repeat(14));
     let mut before = reference();
     for log in &choice.logs {
         for &regions in &choice.regions {
@@ -242,13 +252,14 @@ fn main() {
                     let apart = (before.rocks_puts - after.rocks_puts).abs() / rocks;
                     let noise = if apart > REFERENCE_TOLERANCE { " (noisy)" } else { "" };
                     println!(
-                        "| {log} | {} | {regions} | {clients} | {value_bytes} | {:.0} | {:.2}{noise} | {:.2} | {:.2} | {:.0} | {:.2} | {:.0} | {rocks:.0} |",
+                        "| {log} | {} | {regions} | {clients} | {value_bytes} | {:.0} | {:.2}{noise} | {:.2} | {:.2} | {:.0} | {:.1} | {:.2} | {:.0} | {rocks:.0} |",
                         choice.stores,
                         row.puts,
                         row.puts / rocks,
                         row.median_ms,
                         row.slow_ms,
                         row.syncs,
+                        row.cpu_us,
                         row.amplification,
                         (before.sync_us + after.sync_us) / 2.0,
                     );

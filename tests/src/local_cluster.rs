@@ -68,7 +68,7 @@ struct World {
 impl LocalCluster {
     /// Starts a cluster with data below `directory`.
     pub fn start(directory: &Path, layout: &Layout) -> LocalCluster {
-        let regions = regions(layout);
+        let regions = even_regions(layout.stores, layout.regions);
         let world = Arc::new(World {
             stores: RwLock::default(),
             next_id: AtomicU64::new(FIRST_NEW_ID),
@@ -133,18 +133,19 @@ impl LocalCluster {
     }
 }
 
-fn regions(layout: &Layout) -> Vec<metapb::Region> {
+/// Regions that are cut at even distances of the first two bytes of keys, with a replica on every store.
+pub fn even_regions(stores: u64, regions: u64) -> Vec<metapb::Region> {
     let boundary = |number: u64| -> Bytes {
-        let point = (number << 16) / layout.regions;
+        let point = (number << 16) / regions;
         match number {
             0 => Bytes::new(),
-            _ if number == layout.regions => Bytes::new(),
+            _ if number == regions => Bytes::new(),
             _ => Bytes::copy_from_slice(&point.to_be_bytes()[6..]),
         }
     };
     let region = |number: u64| {
         // As ids come from a scheduler: a region's and those of its replicas follow each other.
-        let id = 1 + number * (layout.stores + 1);
+        let id = 1 + number * (stores + 1);
         let peer =
             |store_id| metapb::Peer { id: id + store_id, store_id, ..metapb::Peer::default() };
         metapb::Region {
@@ -152,10 +153,10 @@ fn regions(layout: &Layout) -> Vec<metapb::Region> {
             start_key: boundary(number),
             end_key: boundary(number + 1),
             region_epoch: Some(metapb::RegionEpoch { conf_ver: 1, version: 1 }),
-            peers: (1..=layout.stores).map(peer).collect(),
+            peers: (1..=stores).map(peer).collect(),
         }
     };
-    (0..layout.regions).map(region).collect()
+    (0..regions).map(region).collect()
 }
 
 fn open_store(store_id: u64, home: &Path, layout: &Layout, regions: &[metapb::Region]) -> Store {
