@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use skerry_raftstore::time::cores;
 use slog::Logger;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -22,10 +23,12 @@ use crate::error::{Error, Result};
 use crate::logging::{self, LogLevel, Logging};
 use crate::metrics;
 
+mod bench;
 mod config;
 mod ctl;
 mod placement;
 mod playground;
+mod raw_space;
 mod server;
 mod text;
 
@@ -56,6 +59,8 @@ enum Command {
     Config(config::Command),
     /// Ask and change a running cluster
     Ctl(ctl::Arguments),
+    /// Measure a running cluster, or one that is started for it
+    Bench(bench::Arguments),
 }
 
 /// What every process that serves takes.
@@ -88,6 +93,7 @@ fn run(command: Command) -> Result<()> {
         Command::Scheduler(arguments) => placement::run(arguments),
         Command::Config(command) => config::run(command),
         Command::Ctl(arguments) => ctl::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
     }
 }
 
@@ -151,9 +157,8 @@ where
 }
 
 fn runtime(threads: u32) -> Result<Runtime> {
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let threads = match threads {
-        0 => cores.min(WORKER_THREADS_MAX),
+        0 => cores().min(WORKER_THREADS_MAX),
         threads => threads as usize,
     };
     let built = Builder::new_multi_thread()

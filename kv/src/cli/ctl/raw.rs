@@ -3,18 +3,16 @@
 use bytes::Bytes;
 use clap::Subcommand;
 use serde_json::json;
-use skerry_proto::codec::{KeyMode, encode_bytes, keyspace_bounds, keyspace_prefix};
 use skerry_proto::kvrpcpb::{self, RawDeleteRequest, RawGetRequest, RawPutRequest, RawScanRequest};
 use skerry_proto::region::KeyBounds;
 use skerry_proto::tikvpb::tikv_client::TikvClient;
-use skerry_proto::types::KeyspaceId;
 use skerry_proto::{errorpb, pdpb};
 use tonic::transport::{Channel, Endpoint};
 
+use super::super::raw_space::RawSpace;
 use super::{Answer, REGIONS_MAX, escape, unescape};
 use crate::error::{Error, Result};
 use crate::net::SchedulerClient;
-use crate::storage::ApiVersion;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -55,7 +53,7 @@ pub(super) enum Command {
 }
 
 pub(super) async fn run(command: Command, scheduler: &SchedulerClient) -> Result<Answer> {
-    let cluster = Cluster { scheduler, version: version(scheduler).await? };
+    let cluster = Cluster { scheduler, space: RawSpace::of(scheduler).await? };
     match command {
         Command::Get { key } => cluster.get(&key).await,
         Command::Put { key, value, ttl } => cluster.put(&key, &value, ttl).await,
@@ -68,17 +66,9 @@ pub(super) async fn run(command: Command, scheduler: &SchedulerClient) -> Result
     }
 }
 
-/// Only a cluster of API version 2 has a region that begins where the keyspace DEFAULT does.
-async fn version(scheduler: &SchedulerClient) -> Result<ApiVersion> {
-    let (start, _) = keyspace_bounds(KeyMode::Raw, KeyspaceId::DEFAULT);
-    let region = scheduler.region(&start).await?.region;
-    let is_bounded = region.is_some_and(|region| region.start_key == start);
-    Ok(if is_bounded { ApiVersion::V2 } else { ApiVersion::V1 })
-}
-
 struct Cluster<'a> {
     scheduler: &'a SchedulerClient,
-    version: ApiVersion,
+    space: RawSpace,
 }
 
 /// A store and what to tell it about the region that is asked.
@@ -89,7 +79,7 @@ struct Target {
 
 impl Cluster<'_> {
     async fn get(&self, key: &str) -> Result<Answer> {
-        let key = self.key(&unescape(key)?);
+        let key = self.space.key(&unescape(key)?);
         let Target { mut store, context } = self.target_of(&key).await?;
         let request = RawGetRequest { context, key, ..Default::default() };
         let answer = store.raw_get(request).await.map_err(unreachable)?.into_inner();
@@ -102,7 +92,7 @@ impl Cluster<'_> {
     }
 
     async fn put(&self, key: &str, value: &str, ttl: u64) -> Result<Answer> {
-        let (key, value) = (self.key(&unescape(key)?), Bytes::from(unescape(value)?));
+        let (key, value) = (self.space.key(&unescape(key)?), Bytes::from(unescape(value)?));
         let Target { mut store, context } = self.target_of(&key).await?;
         let request = RawPutRequest { context, key, value, ttl, ..Default::default() };
         let answer = store.raw_put(request).await.map_err(unreachable)?.into_inner();
@@ -111,7 +101,7 @@ impl Cluster<'_> {
     }
 
     async fn delete(&self, key: &str) -> Result<Answer> {
-        let key = self.key(&unescape(key)?);
+        let key = self.space.key(&unescape(key)?);
         let Target { mut store, context } = self.target_of(&key).await?;
         let request = RawDeleteRequest { context, key, ..Default::default() };
         let answer = store.raw_delete(request).await.map_err(unreachable)?.into_inner();
@@ -121,9 +111,9 @@ impl Cluster<'_> {
 
     /// Scans region by region, in the direction that was asked for, until there are enough pairs.
     async fn scan(&self, start: &[u8], end: &[u8], limit: u32, reverse: bool) -> Result<Answer> {
-        let start = self.key(start);
-        let end = if end.is_empty() { self.last() } else { self.key(end) };
-        let (low, high) = (self.region_key(&start), self.region_key_of_end(&end));
+        let start = self.space.key(start);
+        let end = if end.is_empty() { self.space.last() } else { self.space.key(end) };
+        let (low, high) = (self.space.region_key(&start), self.space.region_key_of_end(&end));
         let range = KeyBounds::new(&low, &high);
         let mut regions = self.scheduler.regions(&low, REGIONS_MAX).await?;
         regions.retain(|found| {
@@ -164,49 +154,14 @@ impl Cluster<'_> {
         Ok(Answer { text, json })
     }
 
-    /// A key as requests carry it.
-    fn key(&self, key: &[u8]) -> Bytes {
-        match self.version {
-            ApiVersion::V1 => Bytes::copy_from_slice(key),
-            ApiVersion::V2 => {
-                [&keyspace_prefix(KeyMode::Raw, KeyspaceId::DEFAULT)[..], key].concat().into()
-            }
-        }
-    }
-
-    /// The end of everything, as requests carry it.
-    fn last(&self) -> Bytes {
-        match self.version {
-            ApiVersion::V1 => Bytes::new(),
-            ApiVersion::V2 => {
-                let mut prefix = keyspace_prefix(KeyMode::Raw, KeyspaceId::DEFAULT);
-                let last = prefix.last_mut().expect("a prefix has bytes");
-                *last += 1;
-                Bytes::copy_from_slice(&prefix[..])
-            }
-        }
-    }
-
-    /// A key of a request as boundaries of regions are written.
-    fn region_key(&self, key: &[u8]) -> Vec<u8> {
-        match self.version {
-            ApiVersion::V1 => key.to_vec(),
-            ApiVersion::V2 => encode_bytes(key),
-        }
-    }
-
-    fn region_key_of_end(&self, end: &[u8]) -> Vec<u8> {
-        if end.is_empty() { Vec::new() } else { self.region_key(end) }
-    }
-
     /// A key of an answer without its keyspace, for a terminal.
     fn shown(&self, key: &[u8]) -> String {
-        let prefix = self.key(b"");
+        let prefix = self.space.key(b"");
         escape(key.strip_prefix(&prefix[..]).unwrap_or(key))
     }
 
     async fn target_of(&self, key: &[u8]) -> Result<Target> {
-        let found = self.scheduler.region(&self.region_key(key)).await?;
+        let found = self.scheduler.region(&self.space.region_key(key)).await?;
         self.target(pdpb::Region {
             region: found.region,
             leader: found.leader,
@@ -225,16 +180,7 @@ impl Cluster<'_> {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
             Error::Startup(format!("store {} has no usable address: {error}", leader.store_id))
         })?;
-        let context = kvrpcpb::Context {
-            region_id: region.id,
-            region_epoch: region.region_epoch,
-            peer: Some(leader),
-            api_version: match self.version {
-                ApiVersion::V1 => kvrpcpb::ApiVersion::V1.into(),
-                ApiVersion::V2 => kvrpcpb::ApiVersion::V2.into(),
-            },
-            ..Default::default()
-        };
+        let context = self.space.context(&region, leader);
         let store = TikvClient::new(endpoint.connect_lazy()).max_decoding_message_size(usize::MAX);
         Ok(Target { store, context: Some(context) })
     }

@@ -1,0 +1,305 @@
+//! A cluster as the benchmark's clients know it: regions, leaders, connections.
+//!
+//! 1. Regions are looked up at the scheduler once and kept by their end. A request goes to the leader of its key's
+//!    region.
+//! 2. When a store says that it is the wrong one, or does not answer, the region is looked up again and the request
+//!    repeated, after a pause that grows, until the operation's time is over.
+//!
+//! Repeating is right here: what is written may be written twice. The time of all attempts counts.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use skerry_proto::kvrpcpb::{
+    Context, KvPair, RawBatchPutRequest, RawGetRequest, RawPutRequest, RawScanRequest,
+};
+use skerry_proto::tikvpb::tikv_client::TikvClient;
+use skerry_proto::{errorpb, pdpb};
+use skerry_raftstore::time::{Clock, SystemClock};
+use tonic::transport::{Channel, Endpoint};
+
+use super::super::raw_space::RawSpace;
+use crate::error::{Error, Result};
+use crate::net::SchedulerClient;
+
+/// Between the first attempt and the second; doubled after each.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+/// No pause is longer.
+const LAST_PAUSE: Duration = Duration::from_millis(200);
+/// Regions that are looked up at a time.
+const REGIONS_MAX: i32 = 1 << 20;
+
+/// A region and who leads it.
+#[derive(Clone, Debug)]
+struct Route {
+    start: Vec<u8>,
+    leader_store: u64,
+    context: Context,
+}
+
+/// Connections to a store; requests take turns on them.
+#[derive(Debug)]
+struct Lines {
+    channels: Vec<TikvClient<Channel>>,
+    next: AtomicU64,
+}
+
+/// See the module.
+pub(super) struct Cluster {
+    scheduler: SchedulerClient,
+    space: RawSpace,
+    /// By end; the last region's end, which is empty, counts as behind all.
+    routes: RwLock<BTreeMap<(bool, Vec<u8>), Route>>,
+    lines: RwLock<BTreeMap<u64, Lines>>,
+    connections: usize,
+    patience: Duration,
+    /// Attempts that had to be repeated.
+    repeated: AtomicU64,
+}
+
+/// Why an attempt did not end the operation.
+enum Miss {
+    /// Somebody else may do it.
+    Elsewhere(String),
+    /// Nobody will.
+    Never(String),
+}
+
+impl Cluster {
+    /// Finds the stores and regions of a cluster.
+    pub(super) async fn connect(
+        scheduler: SchedulerClient,
+        connections: usize,
+        patience: Duration,
+    ) -> Result<Cluster> {
+        let space = RawSpace::of(&scheduler).await?;
+        let cluster = Cluster {
+            scheduler,
+            space,
+            routes: RwLock::default(),
+            lines: RwLock::default(),
+            connections,
+            patience,
+            repeated: AtomicU64::new(0),
+        };
+        let regions = cluster.scheduler.regions(b"", REGIONS_MAX).await?;
+        regions.into_iter().for_each(|found| cluster.note(found.region, found.leader));
+        Ok(cluster)
+    }
+
+    /// Attempts that had to be repeated so far.
+    pub(super) fn repeated(&self) -> u64 {
+        self.repeated.load(Ordering::Relaxed)
+    }
+
+    /// Regions that are known.
+    pub(super) fn regions(&self) -> usize {
+        self.routes.read().expect("no holder panics").len()
+    }
+
+    /// Reads a key; nothing if it is not there.
+    pub(super) async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        let key = self.space.key(key);
+        let get = |mut store: TikvClient<Channel>, context| {
+            let request = RawGetRequest { context, key: key.clone(), ..Default::default() };
+            async move {
+                let answer = store.raw_get(request).await.map_err(lost)?.into_inner();
+                checked(answer.region_error, &answer.error)?;
+                Ok((!answer.not_found).then_some(answer.value))
+            }
+        };
+        self.attempt(&key, get).await
+    }
+
+    /// Writes a key.
+    pub(super) async fn put(&self, key: &[u8], value: Bytes) -> Result<()> {
+        let key = self.space.key(key);
+        let put = |mut store: TikvClient<Channel>, context| {
+            let (key, value) = (key.clone(), value.clone());
+            let request = RawPutRequest { context, key, value, ..Default::default() };
+            async move {
+                let answer = store.raw_put(request).await.map_err(lost)?.into_inner();
+                checked(answer.region_error, &answer.error)
+            }
+        };
+        self.attempt(&key, put).await
+    }
+
+    /// Reads up to so many pairs from a key on, of its region.
+    pub(super) async fn scan(&self, key: &[u8], limit: u32) -> Result<usize> {
+        let (key, end) = (self.space.key(key), self.space.last());
+        let scan = |mut store: TikvClient<Channel>, context| {
+            let (start_key, end_key) = (key.clone(), end.clone());
+            let request =
+                RawScanRequest { context, start_key, end_key, limit, ..Default::default() };
+            async move {
+                let answer = store.raw_scan(request).await.map_err(lost)?.into_inner();
+                checked(answer.region_error, "")?;
+                Ok(answer.kvs.len())
+            }
+        };
+        self.attempt(&key, scan).await
+    }
+
+    /// Writes many pairs; those of one region with one request.
+    pub(super) async fn load(&self, pairs: Vec<(Vec<u8>, Bytes)>) -> Result<()> {
+        let mut rest: BTreeMap<Bytes, Bytes> =
+            pairs.into_iter().map(|(key, value)| (self.space.key(&key), value)).collect();
+        while let Some(first) = rest.keys().next().cloned() {
+            let end = self.route_of(&first).map(|(end, _)| end).unwrap_or_default();
+            let is_inside = |key: &Bytes| end.is_empty() || self.space.region_key(key) < end;
+            let inside: Vec<KvPair> = rest
+                .iter()
+                .take_while(|(key, _)| is_inside(key))
+                .map(|(key, value)| KvPair {
+                    key: key.clone(),
+                    value: value.clone(),
+                    ..Default::default()
+                })
+                .collect();
+            self.attempt(&first, |mut store: TikvClient<Channel>, context| {
+                let request =
+                    RawBatchPutRequest { context, pairs: inside.clone(), ..Default::default() };
+                async move {
+                    let answer = store.raw_batch_put(request).await.map_err(lost)?.into_inner();
+                    match answer.region_error {
+                        // The region may have been cut: its part is chosen anew.
+                        Some(_) => Ok(false),
+                        None => checked(None, &answer.error).map(|()| true),
+                    }
+                }
+            })
+            .await
+            .map(|done| match done {
+                true => inside.iter().for_each(|pair| drop(rest.remove(&pair.key))),
+                false => self.forget(&first),
+            })?;
+            if self.route_of(&first).is_none() {
+                self.look_up(&first).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the leader of a key's region, until it has answered or time is over.
+    async fn attempt<T, F>(
+        &self,
+        key: &Bytes,
+        ask: impl Fn(TikvClient<Channel>, Option<Context>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = std::result::Result<T, Miss>>,
+    {
+        let clock = SystemClock;
+        let (began, mut pause) = (clock.monotonic(), FIRST_PAUSE);
+        loop {
+            let reason = match self.target(key).await {
+                Ok((store, context)) => {
+                    let left = self.patience.saturating_sub(clock.monotonic() - began);
+                    match tokio::time::timeout(left, ask(store, Some(context))).await {
+                        Ok(Ok(answer)) => return Ok(answer),
+                        Ok(Err(Miss::Never(reason))) => return Err(Error::Startup(reason)),
+                        Ok(Err(Miss::Elsewhere(reason))) => reason,
+                        Err(_) => "no answer in time".to_string(),
+                    }
+                }
+                Err(error) => error.to_string(),
+            };
+            if clock.monotonic() - began >= self.patience {
+                return Err(Error::Startup(reason));
+            }
+            self.repeated.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(LAST_PAUSE);
+            self.look_up(key).await;
+        }
+    }
+
+    async fn target(&self, key: &Bytes) -> Result<(TikvClient<Channel>, Context)> {
+        let Some((_, route)) = self.route_of(key) else {
+            return Err(Error::Startup("the region has no leader now".to_string()));
+        };
+        if let Some(line) = self.line(route.leader_store) {
+            return Ok((line, route.context));
+        }
+        let stores = self.scheduler.stores().await?;
+        let store = stores.into_iter().find(|store| store.id == route.leader_store);
+        let address = store.map(|store| store.address).unwrap_or_default();
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
+            Error::Startup(format!("store {} has no usable address: {error}", route.leader_store))
+        })?;
+        let line =
+            || TikvClient::new(endpoint.connect_lazy()).max_decoding_message_size(usize::MAX);
+        let channels = (0..self.connections).map(|_| line()).collect();
+        let lines = Lines { channels, next: AtomicU64::new(0) };
+        self.lines.write().expect("no holder panics").insert(route.leader_store, lines);
+        let line = self.line(route.leader_store).expect("it was put there just now");
+        Ok((line, route.context))
+    }
+
+    fn line(&self, store: u64) -> Option<TikvClient<Channel>> {
+        let lines = self.lines.read().expect("no holder panics");
+        let lines = lines.get(&store)?;
+        let turn = lines.next.fetch_add(1, Ordering::Relaxed) as usize;
+        Some(lines.channels[turn % lines.channels.len()].clone())
+    }
+
+    /// The region of a key with its end, if it is known.
+    fn route_of(&self, key: &Bytes) -> Option<(Vec<u8>, Route)> {
+        let key = self.space.region_key(key);
+        let routes = self.routes.read().expect("no holder panics");
+        let behind = (Bound::Excluded((false, key.clone())), Bound::Unbounded);
+        let ((_, end), route) = routes.range(behind).next()?;
+        (route.start <= key).then(|| (end.clone(), route.clone()))
+    }
+
+    fn forget(&self, key: &Bytes) {
+        let Some((end, _)) = self.route_of(key) else { return };
+        self.routes.write().expect("no holder panics").remove(&(end.is_empty(), end));
+    }
+
+    /// Looks a key's region up anew. A scheduler that does not answer leaves things as they are.
+    async fn look_up(&self, key: &Bytes) {
+        let found = self.scheduler.region(&self.space.region_key(key)).await;
+        if let Ok(pdpb::GetRegionResponse { region, leader, .. }) = found {
+            self.forget(key);
+            self.note(region, leader);
+        }
+    }
+
+    fn note(
+        &self,
+        region: Option<skerry_proto::metapb::Region>,
+        leader: Option<skerry_proto::metapb::Peer>,
+    ) {
+        let (Some(region), Some(leader)) = (region, leader) else { return };
+        let end = region.end_key.to_vec();
+        let route = Route {
+            start: region.start_key.to_vec(),
+            leader_store: leader.store_id,
+            context: self.space.context(&region, leader),
+        };
+        self.routes.write().expect("no holder panics").insert((end.is_empty(), end), route);
+    }
+}
+
+fn checked(region_error: Option<errorpb::Error>, error: &str) -> std::result::Result<(), Miss> {
+    match region_error {
+        Some(region_error) => Err(Miss::Elsewhere(region_error.message)),
+        None if error.is_empty() => Ok(()),
+        None => Err(Miss::Never(error.to_string())),
+    }
+}
+
+fn lost(status: tonic::Status) -> Miss {
+    match status.code() {
+        tonic::Code::InvalidArgument | tonic::Code::Unimplemented => {
+            Miss::Never(status.message().to_string())
+        }
+        _ => Miss::Elsewhere(status.message().to_string()),
+    }
+}

@@ -1,0 +1,154 @@
+//! What clients do: an operation after the other, chosen by a mix.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use clap::ValueEnum;
+
+use super::keys::{Chooser, Dice, Distribution};
+
+/// A mix of operations. Those of YCSB are what its core workloads are known for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Workload {
+    /// Overwrite keys
+    Put,
+    /// Read keys
+    Get,
+    /// Read ranges of keys
+    Scan,
+    /// Half reads, half overwrites, or as --reads says
+    Mixed,
+    /// 50% reads, 50% overwrites, zipfian
+    YcsbA,
+    /// 95% reads, 5% overwrites, zipfian
+    YcsbB,
+    /// Reads alone, zipfian
+    YcsbC,
+    /// 95% reads of the latest, 5% inserts
+    YcsbD,
+    /// 95% scans, 5% inserts, zipfian
+    YcsbE,
+    /// 50% reads, 50% read-modify-writes, zipfian
+    YcsbF,
+}
+
+/// What is done to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operation {
+    Get,
+    Put,
+    Insert,
+    Scan,
+    ReadModifyWrite,
+}
+
+/// Parts of a hundred, and what is done in each.
+type Mix = [(u64, Operation); 2];
+
+impl Workload {
+    pub(super) fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
+    }
+
+    /// Whether keys must be there before it begins.
+    pub(super) fn reads(self) -> bool {
+        self != Workload::Put
+    }
+
+    fn mix(self, reads: u64) -> Mix {
+        use Operation::{Get, Insert, Put, ReadModifyWrite, Scan};
+        match self {
+            Workload::Put => [(100, Put), (0, Put)],
+            Workload::Get | Workload::YcsbC => [(100, Get), (0, Get)],
+            Workload::Scan => [(100, Scan), (0, Scan)],
+            Workload::Mixed => [(reads, Get), (100 - reads, Put)],
+            Workload::YcsbA => [(50, Get), (50, Put)],
+            Workload::YcsbB => [(95, Get), (5, Put)],
+            Workload::YcsbD => [(95, Get), (5, Insert)],
+            Workload::YcsbE => [(95, Scan), (5, Insert)],
+            Workload::YcsbF => [(50, Get), (50, ReadModifyWrite)],
+        }
+    }
+
+    /// The distribution that belongs to it; nothing if any would do.
+    fn distribution(self) -> Option<Distribution> {
+        match self {
+            Workload::Put | Workload::Get | Workload::Scan | Workload::Mixed => None,
+            Workload::YcsbD => Some(Distribution::Latest),
+            _ => Some(Distribution::Zipfian),
+        }
+    }
+}
+
+/// What all clients of a run share.
+#[derive(Debug)]
+pub(super) struct Plan {
+    mix: Mix,
+    chooser: Chooser,
+    /// Keys that are there.
+    keys: AtomicU64,
+}
+
+impl Plan {
+    /// `distribution` is what was asked for, if anything was.
+    pub(super) fn new(
+        workload: Workload,
+        keys: u64,
+        reads: u64,
+        distribution: Option<Distribution>,
+    ) -> Plan {
+        let own = workload.distribution();
+        let distribution = distribution.or(own).unwrap_or(Distribution::Uniform);
+        let chooser = Chooser::new(distribution, keys);
+        Plan { mix: workload.mix(reads), chooser, keys: AtomicU64::new(keys) }
+    }
+
+    /// What a client does next, and with which key.
+    pub(super) fn next(&self, dice: &mut Dice) -> (Operation, u64) {
+        let [(part, often), (_, seldom)] = self.mix;
+        let operation = if dice.number() % 100 < part { often } else { seldom };
+        let key = match operation {
+            // It counts as there a moment before it is: a read may find nothing, which is no error.
+            Operation::Insert => self.keys.fetch_add(1, Ordering::Relaxed),
+            _ => self.chooser.choose(dice, self.keys.load(Ordering::Relaxed)),
+        };
+        (operation, key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn share(workload: Workload, operation: Operation) -> f64 {
+        let (plan, mut dice) = (Plan::new(workload, 1_000, 80, None), Dice::new(1));
+        let hits = (0..10_000).filter(|_| plan.next(&mut dice).0 == operation).count();
+        hits as f64 / 10_000.0
+    }
+
+    #[test]
+    fn a_mix_has_the_parts_that_it_names() {
+        for (workload, operation, part) in [
+            (Workload::Put, Operation::Put, 1.0),
+            (Workload::Mixed, Operation::Get, 0.8),
+            (Workload::YcsbA, Operation::Put, 0.5),
+            (Workload::YcsbD, Operation::Insert, 0.05),
+            (Workload::YcsbE, Operation::Scan, 0.95),
+            (Workload::YcsbF, Operation::ReadModifyWrite, 0.5),
+        ] {
+            let seen = share(workload, operation);
+            assert!((seen - part).abs() < 0.02, "{workload:?}: {seen}");
+        }
+    }
+
+    #[test]
+    fn an_insert_takes_a_key_that_was_never_there() {
+        let (plan, mut dice) = (Plan::new(Workload::YcsbD, 10, 0, None), Dice::new(1));
+        let next = (0..1_000).map(|_| plan.next(&mut dice));
+        let inserted: Vec<u64> = next
+            .filter(|(operation, _)| *operation == Operation::Insert)
+            .map(|(_, key)| key)
+            .collect();
+        assert!(inserted.len() > 20);
+        assert!(inserted.iter().zip(10..).all(|(key, expected)| *key == expected), "{inserted:?}");
+    }
+}
