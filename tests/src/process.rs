@@ -297,6 +297,11 @@ impl Launch {
         Ok(process)
     }
 
+    /// Runs the binary, which is not expected to say that it is ready.
+    pub fn begin(&self) -> Process {
+        Process::spawn(self)
+    }
+
     /// Runs the binary and waits until it ends by itself, as every wrong call must.
     #[track_caller]
     pub fn run_to_end(&self) -> Ended {

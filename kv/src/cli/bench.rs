@@ -121,7 +121,7 @@ pub(super) fn run(arguments: Arguments) -> Result<()> {
     }
     for outcome in &outcomes {
         for (reason, count) in outcome.window.failures() {
-            eprintln!("skerry: {}: {count} failed: {reason}", outcome.workload);
+            eprintln!("{}: {count} failed: {reason}", outcome.workload);
         }
     }
     match is_whole {
@@ -132,8 +132,8 @@ pub(super) fn run(arguments: Arguments) -> Result<()> {
 
 /// A cluster for this run.
 async fn start(arguments: &Arguments, signals: &mut StopSignals) -> Result<OwnCluster> {
-    eprintln!("skerry: starting a playground");
     let (own, promise) = OwnCluster::start(arguments.config.as_deref())?;
+    eprintln!("starting a playground, scheduler {}", own.scheduler());
     let ready = tokio::task::spawn_blocking(|| promise.wait());
     tokio::select! {
         ready = ready => match ready {
