@@ -34,6 +34,7 @@ impl RaftConfig {
             knob("region-keys-max", &default.region_keys_max, REGION_KEYS),
             knob("right-derive", &default.right_derive, RIGHT_DERIVE),
             knob("read-wait-ticks", &default.read_wait_ticks, READ_WAIT),
+            knob("unknown-after-ticks", &default.unknown_after_ticks, UNKNOWN_AFTER),
             knob("stale-peer-ticks", &default.stale_peer_ticks, STALE_PEER),
             knob("report-ticks", &default.report_ticks, REPORT),
             knob("snapshot-generating-max", &default.snapshot_generating_max, GENERATING),
@@ -74,6 +75,8 @@ const REGION_KEYS: &str = "Keys above which a region is cut.";
 const RIGHT_DERIVE: &str = "Whether the right part of a region that is cut keeps its id; otherwise the left \
     part does.";
 const READ_WAIT: &str = "Ticks a read may wait for the other replicas.";
+const UNKNOWN_AFTER: &str = "Ticks after which a write is answered as unknown if its replica does not lead any \
+    more and nobody has decided about it. Until then it holds back room for other writes.";
 const STALE_PEER: &str = "Ticks without a leader after which a replica asks whether it still belongs to its \
     region.";
 const REPORT: &str =

@@ -15,7 +15,7 @@
 //!
 //! 1. Votes and acknowledgements leave after what they promise is durable.
 //! 2. A command is answered once: refused here, or handed to apply with its entry, or *unknown* when the
-//!    replica ends.
+//!    replica ends or has led no more for long.
 //! 3. After a replica has applied its own removal its raft state machine is not touched again.
 //!
 //! What a replica does not do: it does not know workers, queues, threads or files.
@@ -278,6 +278,7 @@ impl Peer {
             self.raft_group.tick();
             self.pin_election_timeout();
         }
+        self.tick_proposals();
         self.tick_reads();
         self.tick_log_gc();
         self.tick_stale(effects);

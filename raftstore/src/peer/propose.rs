@@ -5,10 +5,13 @@
 //!    fsync, one apply.
 //! 3. What was proposed waits in `proposals` until its index is committed and goes to apply with the entry.
 //!
-//! **Invariant.** After raft has taken a proposal it is answered by apply alone, or *unknown* if the replica
-//! ends: not even a lost leadership says that it will not happen.
+//! **Invariant.** After raft has taken a proposal it is answered by apply alone, or *unknown*: not even a lost
+//! leadership says that it will not happen. Unknown it is when the replica ends, and when it leads no more in
+//! the proposal's term and nobody has decided for long: a region that has lost its quorum must not keep the room
+//! that the writes of all regions share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -131,6 +134,22 @@ impl Peer {
         let (index, term) = (raft.raft_log.last_index(), raft.term);
         let proposed_at = self.environment.clock.monotonic();
         self.proposals.push_back(Proposal { index, term, proposed_at, waiters });
+    }
+
+    /// Gives up those proposals of former terms that nobody decides about: a new leader does so within moments,
+    /// unless there is none. An entry that is applied later finds nobody who waits for it.
+    pub(super) fn tick_proposals(&mut self) {
+        let config = &self.environment.config;
+        let patience = Duration::from_millis(config.tick_ms * config.unknown_after_ticks);
+        let now = self.environment.clock.monotonic();
+        let led = self.is_leader().then_some(self.raft_group.raft.term);
+        let is_given_up = |proposal: &Proposal| {
+            Some(proposal.term) != led && now.saturating_sub(proposal.proposed_at) >= patience
+        };
+        while self.proposals.front().is_some_and(is_given_up) {
+            let proposal = self.proposals.pop_front().expect("looked at above");
+            proposal.waiters.unknown("leadership was lost, and nobody has decided about it since");
+        }
     }
 
     /// Why raft takes nothing at the moment.
