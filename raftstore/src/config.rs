@@ -436,6 +436,8 @@ pub struct RaftConfig {
     pub apply_workers: usize,
     /// Messages that an actor takes at a time.
     pub batch_messages_max: usize,
+    /// Messages of other stores that wait for a raft worker, in bytes.
+    pub messages_waiting_size_max: ByteSize,
     /// Largest entry of the log; a larger write is refused. The binary sets it to what clients may write
     /// (`storage.entry-size-max`), so a file cannot.
     #[serde(skip)]
@@ -499,6 +501,7 @@ impl Default for RaftConfig {
             workers: 0,
             apply_workers: 0,
             batch_messages_max: 256,
+            messages_waiting_size_max: ByteSize::mib(64),
             entry_size_max: ByteSize::mib(8),
             message_size_max: ByteSize::mib(1),
             inflight_messages_max: 256,
@@ -558,6 +561,8 @@ impl RaftConfig {
         check.within("workers", self.workers, 0..=64)?;
         check.within("apply-workers", self.apply_workers, 0..=64)?;
         check.within("batch-messages-max", self.batch_messages_max, 1..=65_536)?;
+        let waiting = self.message_size_max..=ByteSize::gib(64);
+        check.within("messages-waiting-size-max", self.messages_waiting_size_max, waiting)?;
         check.within(
             "entry-size-max",
             self.entry_size_max,

@@ -20,6 +20,7 @@ impl RaftConfig {
             knob("workers", &default.workers, WORKERS),
             knob("apply-workers", &default.apply_workers, APPLY_WORKERS),
             knob("batch-messages-max", &default.batch_messages_max, BATCH),
+            size("messages-waiting-size-max", default.messages_waiting_size_max, WAITING),
             size("message-size-max", default.message_size_max, MESSAGE),
             knob("inflight-messages-max", &default.inflight_messages_max, INFLIGHT),
             size("apply-size-max", default.apply_size_max, APPLY),
@@ -57,6 +58,8 @@ const WORKERS: &str = "Threads that drive raft; regions are spread over them. 0:
 const APPLY_WORKERS: &str =
     "Threads that bring committed writes into the data engine. 0: as for `workers`.";
 const BATCH: &str = "Messages that such a thread takes at a time.";
+const WAITING: &str = "Bytes of raft messages that may wait for one of the threads that drive raft. What comes beyond \
+    is dropped and counted; the other store repeats it. At least `message-size-max`.";
 const MESSAGE: &str = "Bytes of log entries in one raft message; a longer entry goes alone.";
 const INFLIGHT: &str =
     "Raft messages with entries that may be on their way to a replica unanswered.";

@@ -19,7 +19,7 @@ use skerry_proto::metapb;
 use skerry_proto::raft_serverpb::RaftMessage;
 use skerry_proto::types::{PeerId, RegionId, Term};
 
-use super::inbox::Inbox;
+use super::inbox::{Inbox, Room};
 use super::{Store, worker};
 use crate::apply;
 use crate::background::{self, Background};
@@ -34,8 +34,8 @@ use crate::reply::Refusal;
 use crate::snapshot::{self, Activity, SnapshotId};
 use crate::time::{fatal, spawn};
 
-/// Messages from outside that may wait for a raft worker.
-const WORKER_ROOM: usize = 40_960;
+/// Messages from outside that may wait for a raft worker, or for the store actor.
+const MESSAGES_WAITING_MAX: usize = 40_960;
 
 /// The queues, and the way out.
 struct Queues {
@@ -95,19 +95,25 @@ impl Store {
         let Store { environment, workers, log_writer, appliers, actor, background, .. } = self;
         let (workers, worker_queues): (Vec<_>, Vec<_>) = workers.into_iter().unzip();
         let (appliers, applier_queues): (Vec<_>, Vec<_>) = appliers.into_iter().unzip();
-        let internal = usize::MAX;
+        let from_outside = Room {
+            messages: MESSAGES_WAITING_MAX,
+            bytes: environment.config.messages_waiting_size_max.length(),
+        };
         let queues = Arc::new(Queues {
             ticks_waiting: workers.iter().map(|_| AtomicBool::new(false)).collect(),
             ticks: AtomicU64::new(0),
             background_tick_waiting: AtomicBool::new(false),
             workers: worker_queues
                 .into_iter()
-                .map(|queue| Inbox::new(WORKER_ROOM, queue))
+                .map(|queue| Inbox::new(from_outside, queue))
                 .collect(),
-            log: Inbox::new(internal, log_writer.1),
-            appliers: applier_queues.into_iter().map(|queue| Inbox::new(internal, queue)).collect(),
-            store: Inbox::new(internal, actor.1),
-            background: Inbox::new(internal, background.1),
+            log: Inbox::new(Room::INTERNAL, log_writer.1),
+            appliers: applier_queues
+                .into_iter()
+                .map(|queue| Inbox::new(Room::INTERNAL, queue))
+                .collect(),
+            store: Inbox::new(from_outside, actor.1),
+            background: Inbox::new(Room::INTERNAL, background.1),
             environment,
             transport,
             scheduler,
@@ -222,7 +228,7 @@ impl Queues {
             self.transport.send(effects.send);
         }
         push_all(&self.log, effects.log);
-        push_all(&self.store, effects.store);
+        effects.store.into_iter().for_each(|message| self.to_store_actor(message));
         push_all(&self.background, effects.background);
         for message in effects.apply {
             let owner = self.environment.apply_worker_of(apply::region_of(&message));
@@ -263,6 +269,23 @@ impl Queues {
         }
     }
 
+    /// What comes from other stores and no replica has asked for is dropped if too much of it waits.
+    fn to_store_actor(&self, message: StoreMessage) {
+        match message {
+            StoreMessage::Unknown(heard) => {
+                let bytes = bytes_waiting(&heard);
+                let refused = self.store.offer(StoreMessage::Unknown(heard), bytes).is_err();
+                self.count_dropped(refused);
+            }
+            StoreMessage::Unpark(_) => self.store.push([message]),
+        }
+    }
+
+    fn count_dropped(&self, is_dropped: bool) {
+        let dropped = &self.environment.counters.messages_dropped;
+        Counters::add(dropped, u64::from(is_dropped));
+    }
+
     fn tick(&self) {
         let passed = 1 + self.ticks.fetch_add(1, Ordering::Relaxed);
         if passed.is_multiple_of(background::TICKS)
@@ -286,6 +309,14 @@ impl Queues {
     }
 }
 
+/// What a message from another store keeps in memory while it waits: what raft says is nearly all of it.
+fn bytes_waiting(message: &RaftMessage) -> usize {
+    message.message.len()
+        + message.start_key.len()
+        + message.end_key.len()
+        + size_of::<RaftMessage>()
+}
+
 fn push_all<T>(inbox: &Inbox<T>, messages: Vec<T>) {
     if !messages.is_empty() {
         inbox.push(messages);
@@ -298,25 +329,28 @@ impl StoreHandle {
         WeakStoreHandle { queues: Arc::downgrade(&self.queues) }
     }
 
-    /// A client or the scheduler wants something. A full queue refuses it.
+    /// A client or the scheduler wants something. A full queue refuses it. Its bytes are those of its permit.
     pub fn command(&self, command: Command) {
         let owner = self.queues.environment.worker_of(command.context.region_id);
         let message = WorkerMessage::Command(Box::new(command));
-        if let Err(WorkerMessage::Command(command)) = self.queues.workers[owner].offer(message) {
+        if let Err(WorkerMessage::Command(command)) = self.queues.workers[owner].offer(message, 0) {
             worker::refuse(command.kind, Refusal::Busy("too many commands wait"));
         }
     }
 
-    /// A message has come from another store. A full queue drops it: raft repeats.
+    /// A message has come from another store. A full queue drops and counts it: raft repeats.
     pub fn receive(&self, message: RaftMessage) {
         let owner = self.queues.environment.worker_of(RegionId::new(message.region_id));
-        let _ = self.queues.workers[owner].offer(WorkerMessage::Raft(Box::new(message)));
+        let (bytes, message) = (bytes_waiting(&message), WorkerMessage::Raft(Box::new(message)));
+        let refused = self.queues.workers[owner].offer(message, bytes).is_err();
+        self.queues.count_dropped(refused);
     }
 
     /// A message could not be sent.
     pub fn unreachable(&self, region_id: RegionId, to_peer: PeerId) {
         let owner = self.queues.environment.worker_of(region_id);
-        let _ = self.queues.workers[owner].offer(WorkerMessage::Unreachable { region_id, to_peer });
+        let message = WorkerMessage::Unreachable { region_id, to_peer };
+        let _ = self.queues.workers[owner].offer(message, 0);
     }
 
     /// A snapshot has reached another store, or has not.
