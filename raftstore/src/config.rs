@@ -438,6 +438,10 @@ pub struct RaftConfig {
     pub batch_messages_max: usize,
     /// Messages of other stores that wait for a raft worker, in bytes.
     pub messages_waiting_size_max: ByteSize,
+    /// Entries of a raft worker on their way to the raft log, in bytes.
+    pub log_waiting_size_max: ByteSize,
+    /// Entries of a raft worker on their way to the data engine, in bytes.
+    pub apply_waiting_size_max: ByteSize,
     /// Largest entry of the log; a larger write is refused. The binary sets it to what clients may write
     /// (`storage.entry-size-max`), so a file cannot.
     #[serde(skip)]
@@ -502,6 +506,8 @@ impl Default for RaftConfig {
             apply_workers: 0,
             batch_messages_max: 256,
             messages_waiting_size_max: ByteSize::mib(64),
+            log_waiting_size_max: ByteSize::mib(64),
+            apply_waiting_size_max: ByteSize::mib(64),
             entry_size_max: ByteSize::mib(8),
             message_size_max: ByteSize::mib(1),
             inflight_messages_max: 256,
@@ -563,6 +569,9 @@ impl RaftConfig {
         check.within("batch-messages-max", self.batch_messages_max, 1..=65_536)?;
         let waiting = self.message_size_max..=ByteSize::gib(64);
         check.within("messages-waiting-size-max", self.messages_waiting_size_max, waiting)?;
+        let waiting = ByteSize::kib(1)..=ByteSize::gib(64);
+        check.within("log-waiting-size-max", self.log_waiting_size_max, waiting.clone())?;
+        check.within("apply-waiting-size-max", self.apply_waiting_size_max, waiting)?;
         check.within(
             "entry-size-max",
             self.entry_size_max,

@@ -7,6 +7,7 @@ use skerry_proto::types::{RegionId, StoreId};
 use slog::Logger;
 
 use crate::config::RaftConfig;
+use crate::credits::Credits;
 use crate::engine::Engine;
 use crate::engine::log::LogEngine;
 use crate::meta::StoreMeta;
@@ -44,6 +45,8 @@ pub struct Environment {
     pub logger: Logger,
     /// What was done so far.
     pub counters: Arc<Counters>,
+    /// Those of the raft worker that this copy belongs to. No other actor looks at them.
+    pub credits: Arc<Credits>,
     /// The bug that a test has planted.
     pub planted: Option<Planted>,
 }

@@ -11,6 +11,7 @@
 //! | [`config`] | what a user may set about the engines, with reasons and limits | `error` |
 //! | [`engine`] | the ordered local store and the raft log, each behind a small trait | leaves above |
 //! | [`snapshot`] | the files of raft snapshots | leaves, `engine` |
+//! | [`credits`] | how much a raft worker may have under way | leaves above |
 //! | [`reply`], [`message`], [`effects`] | one answer; what actors tell each other; what they want done | the above |
 //! | [`state`], [`region`] | what is stored of a replica; what a region becomes, as pure functions | `error` |
 //! | [`planted`] | bugs that a test plants | nothing |
@@ -26,6 +27,7 @@
 pub mod apply;
 pub mod background;
 pub mod config;
+pub mod credits;
 pub mod effects;
 pub mod engine;
 pub mod environment;

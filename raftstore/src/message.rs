@@ -22,6 +22,7 @@ use skerry_proto::raft_cmdpb::admin_request;
 use skerry_proto::raft_serverpb::{RaftApplyState, RaftMessage};
 use skerry_proto::types::{PeerId, RegionId, Term};
 
+use crate::credits::Credit;
 use crate::engine::log::LogOperation;
 use crate::engine::{KeyRange, View, WriteBatch};
 use crate::extent::Extent;
@@ -231,6 +232,8 @@ pub struct LogTask {
     pub data: Option<WriteBatch>,
     /// Whether somebody relies on it.
     pub must_sync: bool,
+    /// Held until it is done.
+    pub credit: Credit,
 }
 
 /// A log task is done.
@@ -297,6 +300,8 @@ pub struct ApplyTask {
     pub commit_term: u64,
     /// Who waits for which entry.
     pub proposals: Vec<Proposal>,
+    /// Held until they are applied.
+    pub credit: Credit,
 }
 
 /// Who waits for an entry.

@@ -21,6 +21,7 @@ use slog::{debug, info};
 
 use self::collection::{Collection, discard};
 use crate::Result;
+use crate::credits::Credit;
 use crate::effects::Effects;
 use crate::engine::log::LogOperation;
 use crate::engine::{ColumnFamily, Durability, KeyRange, WriteBatch};
@@ -224,6 +225,7 @@ impl Background {
             operations: vec![LogOperation::CompactTo(region_id.get(), first)],
             data: None,
             must_sync: false,
+            credit: Credit::default(),
         }));
         Ok(())
     }

@@ -21,6 +21,8 @@ impl RaftConfig {
             knob("apply-workers", &default.apply_workers, APPLY_WORKERS),
             knob("batch-messages-max", &default.batch_messages_max, BATCH),
             size("messages-waiting-size-max", default.messages_waiting_size_max, WAITING),
+            size("log-waiting-size-max", default.log_waiting_size_max, LOG_WAITING),
+            size("apply-waiting-size-max", default.apply_waiting_size_max, APPLY_WAITING),
             size("message-size-max", default.message_size_max, MESSAGE),
             knob("inflight-messages-max", &default.inflight_messages_max, INFLIGHT),
             size("apply-size-max", default.apply_size_max, APPLY),
@@ -60,6 +62,9 @@ const APPLY_WORKERS: &str =
 const BATCH: &str = "Messages that such a thread takes at a time.";
 const WAITING: &str = "Bytes of raft messages that may wait for one of the threads that drive raft. What comes beyond \
     is dropped and counted; the other store repeats it. At least `message-size-max`.";
+const LOG_WAITING: &str = "Bytes of log entries that each of these threads may have on their way to the raft log. Beyond \
+    that it takes no more from raft until the disk has caught up.";
+const APPLY_WAITING: &str = "The same for committed entries on their way to the data engine.";
 const MESSAGE: &str = "Bytes of log entries in one raft message; a longer entry goes alone.";
 const INFLIGHT: &str =
     "Raft messages with entries that may be on their way to a replica unanswered.";

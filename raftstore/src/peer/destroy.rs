@@ -19,6 +19,7 @@ use skerry_proto::types::PeerId;
 use slog::info;
 
 use super::Peer;
+use crate::credits::Credit;
 use crate::effects::Effects;
 use crate::engine::log::LogOperation;
 use crate::engine::{ColumnFamily, WriteBatch};
@@ -129,6 +130,7 @@ impl Peer {
             operations: vec![LogOperation::Clean(id)],
             data: Some(batch),
             must_sync: true,
+            credit: Credit::default(),
         });
     }
 

@@ -62,10 +62,13 @@ impl Peer {
         self.raft_group.skip_bcast_commit(can_wait);
     }
 
-    /// A snapshot replaces log and region: nothing may be under way for the former ones.
+    /// A snapshot replaces log and region: nothing may be under way for the former ones. And other actors must not
+    /// be behind by more than the worker has credit for.
     fn may_take_ready(&self) -> bool {
         let is_idle = self.unpersisted.is_empty() && self.handed == self.applied.applied_index;
-        self.installing.is_none() && (self.raft_group.snap().is_none() || is_idle)
+        self.installing.is_none()
+            && (self.raft_group.snap().is_none() || is_idle)
+            && self.environment.credits.suffice()
     }
 
     fn handle_ready(&mut self, mut ready: Ready, effects: &mut Effects) {
@@ -84,6 +87,7 @@ impl Peer {
             false => self.accept_snapshot(&ready, number),
             true => (Vec::new(), None),
         };
+        let credit = self.environment.credits.for_log(ready.entries());
         // Behind a snapshot there may be entries that came while it waited for its turn.
         let entries = ready.take_entries();
         operations.extend(self.raft_group.mut_store().append(number, entries, hard_state.as_ref()));
@@ -91,7 +95,15 @@ impl Peer {
         if !operations.is_empty() {
             self.unpersisted.push_back(Unpersisted { task: number, number, messages });
             let (region_id, serial) = (self.region_id(), self.serial);
-            effects.log.push(LogTask { region_id, serial, number, operations, data, must_sync });
+            effects.log.push(LogTask {
+                region_id,
+                serial,
+                number,
+                operations,
+                data,
+                must_sync,
+                credit,
+            });
         } else if let Some(newest) = self.unpersisted.back_mut() {
             newest.number = number;
             newest.messages.extend(messages);
@@ -139,6 +151,7 @@ impl Peer {
             commit_index,
             commit_term,
             proposals: self.take_proposals(last_index, last_term),
+            credit: self.environment.credits.for_apply(&entries),
             entries,
         })));
     }

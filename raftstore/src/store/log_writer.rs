@@ -32,11 +32,14 @@ impl LogWriter {
         let mut log = LogBatch::new();
         let mut data = WriteBatch::new();
         let mut must_sync = false;
+        // Given back when all is written.
+        let mut credits = Vec::with_capacity(tasks.len());
         for task in tasks {
             must_sync |= task.must_sync;
             task.operations.into_iter().for_each(|operation| log.push(operation));
             task.data.into_iter().for_each(|changes| data.append(changes));
             let LogTask { region_id, serial, number, .. } = task;
+            credits.push(task.credit);
             effects.persisted.push(Persisted { region_id, serial, number });
         }
         if !data.is_empty() {
@@ -51,6 +54,7 @@ impl LogWriter {
             Counters::add(&counters.log_writes, 1);
             Counters::add(&counters.log_syncs, u64::from(must_sync));
         }
+        drop(credits);
         Ok(())
     }
 }

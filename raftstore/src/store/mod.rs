@@ -32,6 +32,7 @@ use crate::Result;
 use crate::apply::{self, ApplyWorker};
 use crate::background::{self, Background};
 use crate::config::RaftConfig;
+use crate::credits::Credits;
 use crate::effects::{Effects, RegionReport, SplitAsk};
 use crate::engine::Engine;
 use crate::engine::log::LogEngine;
@@ -108,6 +109,7 @@ impl Store {
             store_id: parts.store_id,
             incarnation,
             seed: parts.seed,
+            credits: Arc::new(Credits::new(&config)),
             config: Arc::new(config),
             engine: parts.engine,
             log: parts.log,

@@ -262,13 +262,24 @@ fn open(
     directory: &tempfile::TempDir,
     clock: &ManualClock,
 ) -> Store {
+    open_with(config(), store_id, engine, log, directory, clock)
+}
+
+fn open_with(
+    config: RaftConfig,
+    store_id: u64,
+    engine: &Arc<MemoryEngine>,
+    log: &Arc<MemoryLog>,
+    directory: &tempfile::TempDir,
+    clock: &ManualClock,
+) -> Store {
     let parts = StoreParts {
         store_id: StoreId::new(store_id),
         engine: engine.clone(),
         log: log.clone(),
         snapshots: directory.path().to_path_buf(),
         clock: Arc::new(clock.clone()),
-        config: config(),
+        config,
         seed: store_id,
         logger: Logger::root(slog::Discard, slog::o!()),
         planted: None,

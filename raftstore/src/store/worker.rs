@@ -3,12 +3,14 @@
 //! A round:
 //!
 //! 1. takes messages; each goes to its replica, which steps raft, proposes, answers or refuses;
-//! 2. every replica that was touched turns what raft wants into effects.
+//! 2. every replica that was touched turns what raft wants into effects, as long as the worker has credit
+//!    ([`crate::credits`]); those that found none stay touched, and the first of them begins the next round.
 //!
 //! **Invariant.** Nothing of a replica is touched but in a round of its worker, so two regions never wait for
 //! each other but within one batch, and code of replicas is written as if there was one thread.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use raft::eraftpb::HardState;
 use skerry_proto::raft_serverpb::{RaftApplyState, RaftMessage};
@@ -16,6 +18,7 @@ use skerry_proto::types::RegionId;
 use slog::warn;
 
 use crate::Result;
+use crate::credits::{Credit, Credits};
 use crate::effects::Effects;
 use crate::engine::log::LogOperation;
 use crate::environment::Environment;
@@ -33,8 +36,10 @@ use crate::state::{initial_apply_state, initial_hard_state, local_state};
 pub(super) struct RaftWorker {
     environment: Environment,
     peers: BTreeMap<RegionId, Peer>,
-    /// Touched in this round.
+    /// Touched in this round, or in one before that had no credit for them.
     dirty: BTreeSet<RegionId>,
+    /// Where a round begins: otherwise regions with small ids could use up all credit for ever.
+    next_in_turn: RegionId,
     /// Serials are never given twice: workers take every n-th number.
     next_serial: u64,
     serial_step: u64,
@@ -43,10 +48,12 @@ pub(super) struct RaftWorker {
 impl RaftWorker {
     /// A worker without replicas; `number` of `count`.
     pub(super) fn new(environment: &Environment, number: usize, count: usize) -> RaftWorker {
+        let credits = Arc::new(Credits::new(&environment.config));
         RaftWorker {
-            environment: environment.clone(),
+            environment: Environment { credits, ..environment.clone() },
             peers: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            next_in_turn: RegionId::default(),
             next_serial: number as u64 + 1,
             serial_step: count as u64,
         }
@@ -61,14 +68,24 @@ impl RaftWorker {
         for message in messages {
             self.handle(message, effects)?;
         }
-        for region_id in std::mem::take(&mut self.dirty) {
+        let mut behind = std::mem::take(&mut self.dirty);
+        let in_front = behind.split_off(&self.next_in_turn);
+        let mut found_no_credit = None;
+        for region_id in in_front.into_iter().chain(behind) {
             let Some(peer) = self.peers.get_mut(&region_id) else { continue };
+            let had_credit = self.environment.credits.suffice();
             peer.ready(effects);
+            if !self.environment.credits.suffice() {
+                // Raft may have more for it.
+                self.dirty.insert(region_id);
+                found_no_credit = found_no_credit.or((!had_credit).then_some(region_id));
+            }
             if peer.is_buried() {
                 self.peers.remove(&region_id);
                 effects.store.push(StoreMessage::Unpark(region_id));
             }
         }
+        self.next_in_turn = found_no_credit.unwrap_or(self.next_in_turn);
         Ok(())
     }
 
@@ -231,6 +248,7 @@ impl RaftWorker {
             )],
             data: None,
             must_sync: false,
+            credit: Credit::default(),
         });
         Ok(state)
     }

@@ -1,6 +1,8 @@
 //! What a store does when others are too slow, too fast or gone.
 
 use super::*;
+use crate::config::ByteSize;
+use crate::engine::log::LogOperation;
 
 impl Cluster {
     /// A write that is on its way.
@@ -11,6 +13,16 @@ impl Cluster {
         let (reply, answers) = self.reply();
         self.send(store, context, CommandKind::Write { batch, reply });
         answers
+    }
+
+    /// Opens a store anew with other settings.
+    fn reopen(&mut self, store_id: u64, config: RaftConfig) {
+        self.restart(store_id);
+        let machine = self.machines.remove(&store_id).expect("it is there");
+        let Machine { store, engine, log, directory, is_cut_off } = machine;
+        drop(store);
+        let store = open_with(config, store_id, &engine, &log, &directory, &self.clock);
+        self.machines.insert(store_id, Machine { store, engine, log, directory, is_cut_off });
     }
 
     fn machine(&mut self, store: u64) -> &mut Machine {
@@ -84,4 +96,71 @@ fn answer_to_beat(heard: &RaftMessage) -> Option<RaftMessage> {
         end_key: Default::default(),
         ..heard.clone()
     })
+}
+
+const LIMIT: ByteSize = ByteSize::kib(256);
+const VALUE: ByteSize = ByteSize::kib(64);
+/// What one entry with such a value takes, roughly.
+const ENTRY: u64 = VALUE.0 + 1_024;
+
+/// Writes far more than the limits while one actor of the only store does not turn; then it turns. Answers the most
+/// bytes that waited for it.
+fn most_that_waits(
+    is_slow: impl Fn(&Store, usize) -> bool,
+    waiting: impl Fn(&Store) -> u64,
+) -> u64 {
+    let mut cluster = Cluster::new(1, 1);
+    let small = RaftConfig {
+        log_waiting_size_max: LIMIT,
+        apply_waiting_size_max: LIMIT,
+        apply_size_max: VALUE,
+        ..config()
+    };
+    cluster.reopen(1, small);
+    cluster.run(2);
+    let (mut most, mut answers) = (0, Vec::new());
+    for number in 0..64 {
+        let value = "v".repeat(VALUE.length());
+        answers.push(cluster.begin_put(1, &format!("k{number}"), &value));
+        let store = &mut cluster.machine(1).store;
+        let turning: Vec<_> = (0..store.actors()).filter(|actor| !is_slow(store, *actor)).collect();
+        while let Some(actor) = turning.iter().find(|actor| store.has_work(**actor)) {
+            store.turn(*actor).expect("it works");
+        }
+        most = most.max(waiting(store));
+    }
+    assert!(answers.iter().all(|answer| answer.try_recv().is_err()), "its work is not done");
+    cluster.settle();
+    for answer in answers {
+        done(answer.try_recv().expect("what had to wait goes on by itself"));
+    }
+    most
+}
+
+#[test]
+fn a_slow_log_holds_no_more_in_memory_than_the_credit_of_a_worker() {
+    let is_log_writer = |store: &Store, actor| matches!(store.locate(actor), Actor::LogWriter);
+    let most = most_that_waits(is_log_writer, |store| {
+        let operations = store.log_writer.1.iter().flat_map(|task| &task.operations);
+        let entries = operations.filter_map(|operation| match operation {
+            LogOperation::Append(_, entries) => Some(entries),
+            _ => None,
+        });
+        entries.flatten().map(|entry| entry.data.len() as u64).sum()
+    });
+    assert!((LIMIT.0..LIMIT.0 + ENTRY).contains(&most), "{most} of 4 MiB");
+}
+
+#[test]
+fn a_slow_data_engine_holds_no_more_in_memory_than_the_credit_of_a_worker() {
+    let is_applier = |store: &Store, actor| matches!(store.locate(actor), Actor::Applier(_));
+    let most = most_that_waits(is_applier, |store| {
+        let messages = store.appliers.iter().flat_map(|(_, queue)| queue);
+        let tasks = messages.filter_map(|message| match message {
+            ApplyMessage::Apply(task) => Some(&task.entries),
+            _ => None,
+        });
+        tasks.flatten().map(|entry| entry.data.len() as u64).sum()
+    });
+    assert!((LIMIT.0..LIMIT.0 + ENTRY).contains(&most), "{most} of 4 MiB");
 }
