@@ -103,7 +103,7 @@ pub(super) async fn found(
     store: metapb::Store,
     logger: &Logger,
 ) -> Result<()> {
-    let prepared = bootstrap::prepared(engine)?;
+    let prepared = bootstrap::prepared(engine, log)?;
     if prepared.is_none() && has_regions(engine)? {
         return Ok(());
     }

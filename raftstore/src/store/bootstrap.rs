@@ -3,7 +3,8 @@
 //! Several stores may offer to found the cluster, and the scheduler takes one. So founding has two phases, and a
 //! crash between any two steps is repaired by going through them again:
 //!
-//! 1. [`prepare`] writes the region with a mark. It is a region like any other but for the mark.
+//! 1. [`prepare`] writes the region with a mark, then its log. It is a region like any other but for the mark. A
+//!    start that finds the mark ([`prepared`]) writes the log if the crash came between the two.
 //! 2. The scheduler is asked to begin the cluster with it.
 //! 3. [`confirm`] removes the mark, if the cluster was begun with this region; [`withdraw`] removes the region, if
 //!    it was begun with another one.
@@ -43,25 +44,34 @@ fn write(
     region: &metapb::Region,
     mut batch: WriteBatch,
 ) -> Result<()> {
-    let state = initial_hard_state(&raft::eraftpb::HardState::default());
-    let mut logged = LogBatch::new();
-    // A crash may have left what was written before.
-    logged.push(LogOperation::Clean(region.id));
-    logged.push(LogOperation::State(region.id, local_state(&state, INITIAL_INDEX)));
-    log.write(logged, Durability::Synced)?;
     let local = RegionLocalState { state: PeerState::Normal.into(), region: Some(region.clone()) };
     batch.put(RAFT, keys::region_state(region.id), local.encode_to_vec());
     batch.put(RAFT, keys::apply_state(region.id), initial_apply_state().encode_to_vec());
-    engine.write(batch, Durability::Synced)
+    // First what a later start looks at. A log alone would be found by nobody, and lie there for ever.
+    engine.write(batch, Durability::Synced)?;
+    begin_log(log, region.id)
 }
 
-/// The region that was prepared and neither confirmed nor withdrawn.
-pub fn prepared(engine: &dyn Engine) -> Result<Option<metapb::Region>> {
+fn begin_log(log: &dyn LogEngine, region_id: u64) -> Result<()> {
+    let state = initial_hard_state(&raft::eraftpb::HardState::default());
+    let mut logged = LogBatch::new();
+    // A crash may have left what was written before.
+    logged.push(LogOperation::Clean(region_id));
+    logged.push(LogOperation::State(region_id, local_state(&state, INITIAL_INDEX)));
+    log.write(logged, Durability::Synced).map(|_| ())
+}
+
+/// The region that was prepared and neither confirmed nor withdrawn, whole.
+pub fn prepared(engine: &dyn Engine, log: &dyn LogEngine) -> Result<Option<metapb::Region>> {
     let Some(stored) = engine.get(RAFT, &MARK)? else { return Ok(None) };
-    metapb::Region::decode(stored).map(Some).map_err(|error| Error::Damaged {
+    let region = metapb::Region::decode(stored).map_err(|error| Error::Damaged {
         what: "the prepared first region".to_string(),
         reason: error.to_string(),
-    })
+    })?;
+    if log.state(region.id)?.is_none() {
+        begin_log(log, region.id)?;
+    }
+    Ok(Some(region))
 }
 
 /// The cluster has begun with the prepared region.
@@ -84,41 +94,4 @@ pub fn withdraw(engine: &dyn Engine, log: &dyn LogEngine, region_id: u64) -> Res
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::log::memory::MemoryLog;
-    use crate::engine::memory::MemoryEngine;
-
-    fn region() -> metapb::Region {
-        metapb::Region {
-            id: 7,
-            region_epoch: Some(metapb::RegionEpoch { conf_ver: 1, version: 1 }),
-            peers: vec![metapb::Peer { id: 8, store_id: 1, ..metapb::Peer::default() }],
-            ..metapb::Region::default()
-        }
-    }
-
-    #[test]
-    fn what_was_prepared_is_found_until_it_is_confirmed() {
-        let (engine, log) = (MemoryEngine::new(), MemoryLog::new());
-        assert_eq!(prepared(&engine).expect("it reads"), None);
-        prepare(&engine, &log, &region()).expect("it writes");
-        // A crash in the middle repeats it.
-        prepare(&engine, &log, &region()).expect("it writes");
-        assert_eq!(prepared(&engine).expect("it reads"), Some(region()));
-        confirm(&engine).expect("it writes");
-        assert_eq!(prepared(&engine).expect("it reads"), None);
-        assert!(engine.get(RAFT, &keys::region_state(7)).expect("it reads").is_some());
-    }
-
-    #[test]
-    fn what_is_withdrawn_leaves_nothing() {
-        let (engine, log) = (MemoryEngine::new(), MemoryLog::new());
-        prepare(&engine, &log, &region()).expect("it writes");
-        withdraw(&engine, &log, 7).expect("it writes");
-        assert_eq!(prepared(&engine).expect("it reads"), None);
-        assert!(engine.get(RAFT, &keys::region_state(7)).expect("it reads").is_none());
-        assert!(engine.get(RAFT, &keys::apply_state(7)).expect("it reads").is_none());
-        assert!(log.regions().expect("it reads").is_empty());
-    }
-}
+mod tests;
