@@ -22,7 +22,6 @@ use skerry_proto::types::{PeerId, RegionId, StoreId};
 use skerry_raftstore::snapshot::{self, Activity, Incoming, Outgoing};
 use skerry_raftstore::store::threads::StoreHandle;
 use slog::{Logger, info, warn};
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio_stream::wrappers::ReceiverStream;
@@ -95,18 +94,13 @@ fn read(
             return Ok(());
         }
         let data = outgoing.next_chunk().map_err(|error| error.to_string())?;
-        if let Some(data) = &data {
-            wait(rate.take(data.len() as u64));
+        let size = data.as_ref().map_or(0, Bytes::len);
+        if !store.pause(rate.take(size as u64)) {
+            return Err("the store stops".to_string());
         }
         next = data.map(|data| SnapshotChunk { message: None, data });
     }
     Ok(())
-}
-
-fn wait(time: std::time::Duration) {
-    if !time.is_zero() {
-        Handle::current().block_on(tokio::time::sleep(time));
-    }
 }
 
 /// Takes a snapshot for this store.
@@ -169,7 +163,10 @@ fn write(
     while !incoming.is_complete()
         && let Some(bytes) = arriving.blocking_recv()
     {
-        wait(rate.take(bytes.len() as u64));
+        if !store.pause(rate.take(bytes.len() as u64)) {
+            // What is here is not complete, and is removed.
+            break;
+        }
         incoming.write(&bytes)?;
     }
     incoming.finish()

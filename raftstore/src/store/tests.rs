@@ -21,6 +21,7 @@ use crate::snapshot::{Activity, Registration, SnapshotId};
 use crate::time::ManualClock;
 
 mod overload;
+mod threads;
 
 const RAW: ColumnFamily = ColumnFamily::Raw;
 

@@ -49,6 +49,8 @@ struct Queues {
     store: Inbox<StoreMessage>,
     background: Inbox<BackgroundTask>,
     background_tick_waiting: AtomicBool,
+    /// Nothing is ever sent here; it closes when the store stops.
+    stopping: Receiver<()>,
     transport: Arc<dyn Transport>,
     scheduler: Arc<dyn SchedulerClient>,
 }
@@ -95,6 +97,7 @@ impl Store {
         let Store { environment, workers, log_writer, appliers, actor, background, .. } = self;
         let (workers, worker_queues): (Vec<_>, Vec<_>) = workers.into_iter().unzip();
         let (appliers, applier_queues): (Vec<_>, Vec<_>) = appliers.into_iter().unzip();
+        let (stop_ticking, ticks) = bounded(1);
         let from_outside = Room {
             messages: MESSAGES_WAITING_MAX,
             bytes: environment.config.messages_waiting_size_max.length(),
@@ -114,6 +117,7 @@ impl Store {
                 .collect(),
             store: Inbox::new(from_outside, actor.1),
             background: Inbox::new(Room::INTERNAL, background.1),
+            stopping: ticks.clone(),
             environment,
             transport,
             scheduler,
@@ -133,7 +137,6 @@ impl Store {
             let mut actor = actor.0;
             move |messages, effects| actor.round(messages, effects)
         }));
-        let (stop_ticking, ticks) = bounded(1);
         threads.push(run_background(background.0, queues.clone(), ticks.clone()));
         let clock = queues.clone();
         threads.push(spawn("store-tick", move || {
@@ -389,6 +392,11 @@ impl StoreHandle {
     /// How fast bytes of snapshots may be written, sent and received, all together.
     pub fn snapshot_rate(&self) -> Arc<snapshot::RateLimit> {
         self.queues.environment.snapshot_rate.clone()
+    }
+
+    /// Lets the caller's thread wait, for a [`StoreHandle::snapshot_rate`]; false if the store stops meanwhile.
+    pub fn pause(&self, time: Duration) -> bool {
+        time.is_zero() || self.queues.stopping.recv_timeout(time) == Err(RecvTimeoutError::Timeout)
     }
 
     /// What was done so far.
