@@ -10,6 +10,8 @@
 //! 5. serve clients, and the status pages;
 //! 6. register with the scheduler and begin to beat ([`crate::net::heartbeats`]): clients come from now on.
 //!
+//! A start that waits for the scheduler can be halted (steps 3 and 6); what it has opened is then closed as by a stop.
+//!
 //! **Invariant.** A part is stopped only after everything that uses it: when the engine closes nothing can
 //! reach it any more. Each step of a stop has a bound, so a stop ends.
 
@@ -107,7 +109,8 @@ pub struct Node {
     /// Turns to true when the store stops; both servers listen to it.
     stopping: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
-    heartbeats: JoinHandle<()>,
+    /// Once the store is registered.
+    heartbeats: Option<JoinHandle<()>>,
     logger: Logger,
     /// Released last: the lock must outlive everything that writes below it.
     _directory: DataDirectory,
@@ -115,15 +118,49 @@ pub struct Node {
 
 impl Node {
     /// Starts a store in `directory`; when this returns, clients are served and the scheduler knows it.
-    /// `wanted` is the API version that the operator asked for; a store that has one keeps it.
+    /// `wanted` is the API version that the operator asked for; a store that has one keeps it. Nothing is answered
+    /// if `halted` became true meanwhile: then the store has been stopped again.
     pub async fn start(
+        config: Config,
+        mode: Mode,
+        wanted: Option<ApiVersion>,
+        directory: &Path,
+        listeners: Listeners,
+        halted: watch::Receiver<bool>,
+        logger: Logger,
+    ) -> Result<Option<Node>> {
+        let opened =
+            Node::open(config, mode, wanted, directory, listeners, &halted, logger).await?;
+        let Some((mut node, mut beginning)) = opened else { return Ok(None) };
+        let begun = unless_halted(&halted, node.begin_to_beat(&mut beginning)).await;
+        let is_halted = begun.is_none() || *halted.borrow();
+        let address = std::mem::take(&mut beginning.config.server.addr);
+        // What it holds of the store must be gone before a stop.
+        drop(beginning);
+        match begun.unwrap_or(Ok(())) {
+            Ok(()) if is_halted => node.stop().await.map(|()| None),
+            Ok(()) => {
+                info!(node.logger, "store serves"; "store_id" => node.store_id(),
+                    "address" => address, "api" => %node.identity.api_version);
+                Ok(Some(node))
+            }
+            Err(error) => {
+                node.stop().await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Steps 2 to 5.
+    async fn open(
         mut config: Config,
         mode: Mode,
         wanted: Option<ApiVersion>,
         directory: &Path,
         listeners: Listeners,
+        halted: &watch::Receiver<bool>,
         logger: Logger,
-    ) -> Result<Node> {
+    ) -> Result<Option<(Node, Beginning)>> {
         let directory = DataDirectory::open(directory, purpose(mode, &config))?;
         let engine = Arc::new(open_engine(&config, &directory, &logger)?);
         let metrics = Metrics::new();
@@ -136,10 +173,19 @@ impl Node {
             scheduler: &scheduler,
             stopping: stopping.subscribe(),
         };
-        let (identity, core, reports) = match mode {
-            Mode::Standalone => start_alone(parts, &config, wanted, &logger).await?,
-            Mode::Replicated => start_replicas(parts, &config, wanted, &logger).await?,
+        let started = unless_halted(halted, async {
+            match mode {
+                Mode::Standalone => start_alone(parts, &config, wanted, &logger).await,
+                Mode::Replicated => start_replicas(parts, &config, wanted, &logger).await,
+            }
+        });
+        let Some(started) = started.await else {
+            info!(logger, "store has stopped before it was started");
+            return tokio::task::block_in_place(|| engine.close(VIEWS_TIMEOUT))
+                .map(|()| None)
+                .map_err(Error::from);
         };
+        let (identity, core, reports) = started?;
         config.storage.api_version = identity.api_version.number();
         let raw = Arc::new(RawStore::new(
             core.storage(),
@@ -157,10 +203,7 @@ impl Node {
             spawn_server(serve_clients(&config, listeners.store, service, &metrics, &stopping)),
             spawn_server(status::serve(listeners.status, pages, told(&stopping))),
         ];
-        let heartbeats = begin_to_beat(&config, &scheduler, vitals, reports, &logger).await?;
-        info!(logger, "store serves"; "store_id" => identity.store_id.get(),
-            "address" => &config.server.addr, "api" => %identity.api_version);
-        Ok(Node {
+        let node = Node {
             identity,
             engine,
             core,
@@ -168,15 +211,48 @@ impl Node {
             metrics,
             stopping,
             servers,
-            heartbeats,
+            heartbeats: None,
             logger,
             _directory: directory,
-        })
+        };
+        Ok(Some((node, Beginning { config, scheduler, vitals, reports: Some(reports) })))
     }
 
     /// The store's id in its cluster.
     pub fn store_id(&self) -> u64 {
         self.identity.store_id.get()
+    }
+
+    /// Step 6: registers, begins to beat, and waits until the scheduler sends clients here. A scheduler that does
+    /// not answer is not waited for: it will be told by a later beat.
+    async fn begin_to_beat(&mut self, beginning: &mut Beginning) -> Result<()> {
+        let Beginning { config, scheduler, vitals, reports } = beginning;
+        let registration = vitals.registration();
+        let regions = match &registration {
+            Registration::Alone(_, regions) => regions.clone(),
+            // Whoever waits for replicas asks the scheduler: other stores decide who leads.
+            Registration::Member(_) => Vec::new(),
+        };
+        let registered = match register(scheduler, registration).await {
+            Ok(()) => true,
+            Err(Failure::Unreachable(_)) => false,
+            Err(failure) => return Err(Error::from(failure)),
+        };
+        let intervals = Intervals {
+            store: milliseconds(config.server.store_heartbeat_interval_ms),
+            region: milliseconds(config.server.region_heartbeat_interval_ms),
+        };
+        let reports = reports.take().expect("a store begins to beat once");
+        let (scheduler, vitals) = (Arc::clone(scheduler), Arc::clone(vitals));
+        let known = Arc::clone(&scheduler);
+        let heartbeats =
+            Heartbeats::new(scheduler, vitals, intervals, reports, self.logger.clone());
+        self.heartbeats = Some(tokio::spawn(heartbeats.run()));
+        let known = tokio::time::timeout(KNOWN_PATIENCE, until_known(&known, &regions));
+        if registered && known.await.is_err() {
+            warn!(self.logger, "the scheduler has not confirmed all regions yet");
+        }
+        Ok(())
     }
 
     /// Stops everything, answering first what was accepted.
@@ -186,9 +262,11 @@ impl Node {
             // Its own errors have ended the process already.
             let _ = server.await;
         }
-        self.heartbeats.abort();
-        // What it holds of the store must be gone before the store is. It ends with an error: it was aborted.
-        let _ = self.heartbeats.await;
+        if let Some(heartbeats) = self.heartbeats {
+            heartbeats.abort();
+            // What it holds of the store must be gone before the store is. It ends with an error: it was aborted.
+            let _ = heartbeats.await;
+        }
         // Its sources hold what is about to be closed.
         self.metrics.forget_sources();
         // Joining threads and writing files blocks, and nothing else is left to run here.
@@ -200,6 +278,15 @@ impl Node {
         info!(self.logger, "store has stopped"; "store_id" => self.identity.store_id.get());
         Ok(())
     }
+}
+
+/// What the last step of a start needs.
+struct Beginning {
+    config: Config,
+    scheduler: Arc<SchedulerClient>,
+    vitals: Arc<StoreVitals>,
+    /// Taken by the heartbeats.
+    reports: Option<mpsc::Receiver<RegionHeartbeatRequest>>,
 }
 
 /// What both modes start from.
@@ -266,38 +353,23 @@ fn open_engine(config: &Config, directory: &DataDirectory, logger: &Logger) -> R
     Ok(RocksEngine::open(&directory.data_path(), &rocks, Some(expiry))?)
 }
 
-/// Registers, begins to beat, and waits until the scheduler sends clients here. A scheduler that does not
-/// answer is not waited for: it will be told by a later beat.
-async fn begin_to_beat(
-    config: &Config,
-    scheduler: &Arc<SchedulerClient>,
-    vitals: Arc<StoreVitals>,
-    reports: mpsc::Receiver<RegionHeartbeatRequest>,
-    logger: &Logger,
-) -> Result<JoinHandle<()>> {
-    let registration = vitals.registration();
-    let regions = match &registration {
-        Registration::Alone(_, regions) => regions.clone(),
-        // Whoever waits for replicas asks the scheduler: other stores decide who leads.
-        Registration::Member(_) => Vec::new(),
+/// The result of `work`, or nothing if the start is halted meanwhile.
+async fn unless_halted<T>(
+    halted: &watch::Receiver<bool>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let mut halted = halted.clone();
+    let halt = async {
+        if halted.wait_for(|halted| *halted).await.is_err() {
+            // Nobody is left who could halt it.
+            std::future::pending::<()>().await;
+        }
     };
-    let registered = match register(scheduler, registration).await {
-        Ok(()) => true,
-        Err(Failure::Unreachable(_)) => false,
-        Err(failure) => return Err(Error::from(failure)),
-    };
-    let intervals = Intervals {
-        store: milliseconds(config.server.store_heartbeat_interval_ms),
-        region: milliseconds(config.server.region_heartbeat_interval_ms),
-    };
-    let heartbeats =
-        Heartbeats::new(Arc::clone(scheduler), vitals, intervals, reports, logger.clone());
-    let task = tokio::spawn(heartbeats.run());
-    let known = tokio::time::timeout(KNOWN_PATIENCE, until_known(scheduler, &regions));
-    if registered && known.await.is_err() {
-        warn!(logger, "the scheduler has not confirmed all regions yet");
+    tokio::select! {
+        biased;
+        () = halt => None,
+        done = work => Some(done),
     }
-    Ok(task)
 }
 
 /// Waits until the scheduler names a leader for every region.

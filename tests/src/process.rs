@@ -297,9 +297,15 @@ impl Launch {
         Ok(process)
     }
 
-    /// Runs the binary, which is not expected to say that it is ready.
-    pub fn begin(&self) -> Process {
-        Process::spawn(self)
+    /// Runs the binary and waits until it says `words` on stderr, ready or not.
+    #[track_caller]
+    pub fn start_until(&self, words: &str) -> Process {
+        let mut process = Process::spawn(self);
+        wait::until("it says what is waited for", || {
+            assert!(process.is_running(), "it ended and said: {}", process.stderr());
+            process.stderr().contains(words).then_some(())
+        });
+        process
     }
 
     /// Runs the binary and waits until it ends by itself, as every wrong call must.

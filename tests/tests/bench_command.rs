@@ -4,7 +4,6 @@ use std::net::TcpStream;
 
 use serde_json::Value;
 use skerry_tests::process::{Ended, Ground, Launch, Process};
-use skerry_tests::wait;
 
 /// A small measurement of what these words name.
 fn bench(words: &[&str]) -> Launch {
@@ -60,18 +59,15 @@ fn at_a_rate_it_does_no_more_than_that() {
 
 /// Where the cluster that it started for itself listens.
 fn own_scheduler(process: &Process) -> String {
-    wait::until("it says where", || {
-        let heard = process.stderr();
-        let behind = heard.split("starting a playground, scheduler ").nth(1)?;
-        Some(behind.split_once('\n')?.0.to_string())
-    })
+    let heard = process.stderr();
+    let behind = heard.split("starting a playground, scheduler ").nth(1).expect("it has said so");
+    behind.lines().next().expect("a line").to_string()
 }
 
 #[test]
 fn an_interrupt_keeps_what_was_measured_and_leaves_nothing_running() {
-    let process = bench(&["put"]).with("--seconds", "600").begin();
+    let process = bench(&["put"]).with("--seconds", "600").start_until("ops/s");
     let scheduler = own_scheduler(&process);
-    wait::until("it measures", || process.stderr().contains("ops/s").then_some(()));
     let ended = process.stop();
     ended.assert_failed(&["interrupted", "partial"]);
     let results = results(&ended);
@@ -82,7 +78,7 @@ fn an_interrupt_keeps_what_was_measured_and_leaves_nothing_running() {
 
 #[test]
 fn an_interrupt_before_it_measures_stops_the_cluster_that_was_being_started() {
-    let process = bench(&["put"]).begin();
+    let process = bench(&["put"]).start_until("starting a playground");
     let scheduler = own_scheduler(&process);
     process.stop().assert_refused(&["interrupted before it began"]);
     assert!(TcpStream::connect(&scheduler).is_err(), "the playground listens still");

@@ -408,3 +408,36 @@ fn data_stays_where_it_was_put() {
     assert_eq!(got.stdout, "here");
     process.stop().assert_clean();
 }
+
+/// Before, stores that ran already were dropped as by a crash.
+#[test]
+fn a_signal_while_a_playground_starts_stops_what_runs_already() {
+    let ground = Ground::new();
+    let launch = ground.replicated_playground().with("--log-level", "info");
+    let process = launch.start_until("store serves");
+    let ended = process.stop();
+    ended.assert_clean();
+    let count = |words: &str| ended.stderr.matches(words).count();
+    let (served, stopped) = (count("store serves"), count("store has stopped"));
+    assert!(served >= 1 && stopped >= served, "{served} served, {stopped} stopped: {ended:#?}");
+
+    let process = launch.start();
+    let scheduler = process.addresses().scheduler;
+    ctl(scheduler, &["raw", "put", "after", "all"]).assert_clean();
+    process.stop().assert_clean();
+}
+
+#[test]
+fn a_signal_while_a_store_waits_for_its_scheduler_stops_it_cleanly() {
+    let ground = Ground::new();
+    let scheduler = ground.scheduler();
+    let store = ground.member(scheduler.addresses().scheduler, "store-1");
+    let process = store.clone().with("--log-level", "info").start_until("open files");
+    let ended = process.stop();
+    ended.assert_clean();
+    assert!(ended.stderr.contains("store has stopped before it was started"), "{ended:#?}");
+
+    let scheduler = scheduler.start();
+    store.start().stop().assert_clean();
+    scheduler.stop().assert_clean();
+}

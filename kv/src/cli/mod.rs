@@ -16,6 +16,7 @@ use skerry_raftstore::time::cores;
 use slog::Logger;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::config::load::{self, Loaded};
 use crate::config::{Config, StorageConfig};
@@ -191,8 +192,22 @@ impl StopSignals {
         }
     }
 
+    /// Runs `starting`; a signal turns `halt` to true, and then it is waited for.
+    async fn halting<T>(
+        &mut self,
+        halt: &watch::Sender<bool>,
+        starting: impl Future<Output = T>,
+    ) -> T {
+        let mut starting = std::pin::pin!(starting);
+        tokio::select! {
+            started = &mut starting => return started,
+            () = self.next() => halt.send_replace(true),
+        };
+        self.or_at_once(starting).await
+    }
+
     /// Runs `stopping`, and ends the process at once if asked a second time.
-    async fn or_at_once<T>(mut self, stopping: impl Future<Output = T>) -> T {
+    async fn or_at_once<T>(&mut self, stopping: impl Future<Output = T>) -> T {
         tokio::select! {
             stopped = stopping => stopped,
             () = self.next() => {

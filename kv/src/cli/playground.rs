@@ -5,14 +5,14 @@
 //!    store 1, and so on.
 //! 2. `Ready:` is printed when every region has its replicas and a leader ([`ready`]), with three commands that
 //!    can be pasted.
-//! 3. A signal stops the stores first, then the scheduler.
+//! 3. A signal stops the stores first, then the scheduler; also while some of them are still being started.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use skerry_raftstore::time;
 use slog::Logger;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::placement::Opened;
 use super::{Common, StopSignals, checked, say, serve, set, wanted_version};
@@ -177,18 +177,8 @@ async fn play(plan: &Plan, data: &Path, logger: Logger) -> Result<()> {
             time::fatal(&error.to_string());
         }
     });
-    let nodes = tokio::select! {
-        nodes = start_stores(plan, ports, data, &logger) => nodes?,
-        () = signals.next() => return Ok(()),
-    };
-    let is_ready = tokio::select! {
-        ready = ready::until_ready(&plan.config, plan.stores.len(), &logger) => ready.map(|()| true)?,
-        () = signals.next() => false,
-    };
-    if is_ready {
-        say(&invitation(&plan.config, plan.stores.len(), data));
-        signals.next().await;
-    }
+    let mut nodes = Vec::new();
+    let played = until_asked_to_stop(plan, ports, data, &logger, &mut signals, &mut nodes).await;
     let stopping = async {
         for node in nodes {
             node.stop().await?;
@@ -196,24 +186,54 @@ async fn play(plan: &Plan, data: &Path, logger: Logger) -> Result<()> {
         let _ = stop.send(());
         scheduler.await.map_err(|error| Error::Startup(format!("the scheduler failed: {error}")))
     };
-    signals.or_at_once(stopping).await
+    let stopped = signals.or_at_once(stopping).await;
+    played.and(stopped)
 }
 
-/// Starts the stores one after the other; none waits for another one's replicas.
+/// Starts the stores and says when they are ready. A signal ends it at any moment; what was started is in `nodes`.
+async fn until_asked_to_stop(
+    plan: &Plan,
+    ports: Vec<Listeners>,
+    data: &Path,
+    logger: &Logger,
+    signals: &mut StopSignals,
+    nodes: &mut Vec<Node>,
+) -> Result<()> {
+    let (halt, halted) = watch::channel(false);
+    let start = start_stores(plan, ports, data, logger, &halted, nodes);
+    signals.halting(&halt, start).await?;
+    if *halted.borrow() {
+        return Ok(());
+    }
+    tokio::select! {
+        ready = ready::until_ready(&plan.config, plan.stores.len(), logger) => ready?,
+        () = signals.next() => return Ok(()),
+    }
+    say(&invitation(&plan.config, plan.stores.len(), data));
+    signals.next().await;
+    Ok(())
+}
+
+/// Starts the stores one after the other, until it is halted; none waits for another one's replicas.
 async fn start_stores(
     plan: &Plan,
     ports: Vec<Listeners>,
     data: &Path,
     logger: &Logger,
-) -> Result<Vec<Node>> {
-    let mut nodes = Vec::new();
+    halted: &watch::Receiver<bool>,
+    nodes: &mut Vec<Node>,
+) -> Result<()> {
     for ((config, ports), number) in plan.stores.iter().zip(ports).zip(1..) {
         let directory = data.join(format!("store-{number}"));
+        let (config, halted) = (config.clone(), halted.clone());
         let logger = logger.new(slog::o!("at" => config.server.addr.clone()));
-        let start = Node::start(config.clone(), plan.mode, plan.wanted, &directory, ports, logger);
-        nodes.push(start.await?);
+        let (mode, wanted) = (plan.mode, plan.wanted);
+        match Node::start(config, mode, wanted, &directory, ports, halted, logger).await? {
+            Some(node) => nodes.push(node),
+            None => return Ok(()),
+        }
     }
-    Ok(nodes)
+    Ok(())
 }
 
 /// The line that programs wait for, and three commands for people.

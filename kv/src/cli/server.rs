@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use tokio::sync::watch;
 
 use super::{Common, StopSignals, checked, data_directory, say, serve, set, wanted_version};
 use crate::error::Result;
@@ -53,10 +54,10 @@ pub(super) fn run(arguments: Arguments) -> Result<()> {
         let mut signals = StopSignals::catch()?;
         let flags = PortFlags { store: "--addr", status: "--status-addr" };
         let listeners = Listeners::bind(&config, flags).await?;
-        let node = tokio::select! {
-            node = Node::start(config.clone(), mode, wanted, &directory, listeners, logger) => node?,
-            () = signals.next() => return Ok(()),
-        };
+        let (halt, halted) = watch::channel(false);
+        let start =
+            Node::start(config.clone(), mode, wanted, &directory, listeners, halted, logger);
+        let Some(node) = signals.halting(&halt, start).await? else { return Ok(()) };
         let (address, status) = (config.server.advertised(), &config.server.status_addr);
         say(&format!("Ready: store {} at {address}, status http://{status}\n", node.store_id()));
         signals.next().await;
