@@ -25,7 +25,7 @@ use skerry_proto::types::{PeerId, RegionId, Term};
 use crate::credits::Credit;
 use crate::engine::log::LogOperation;
 use crate::engine::{KeyRange, View, WriteBatch};
-use crate::extent::Extent;
+use crate::extent::{Estimate, Extent};
 use crate::reply::{Refusal, Reply};
 use crate::snapshot::SnapshotId;
 
@@ -96,7 +96,7 @@ pub enum WorkerMessage {
         /// In order; without data prefix. Empty: it need not be cut.
         keys: Vec<bytes::Bytes>,
         /// Its size.
-        size: Extent,
+        size: Estimate,
     },
 }
 
@@ -449,6 +449,8 @@ pub enum BackgroundTask {
         region: Arc<metapb::Region>,
         /// Cut it in the middle however small it is.
         halve: bool,
+        /// What is known of its size.
+        size: Estimate,
     },
     /// Cut the log in front of an index, once the data engine has made what it stands for durable.
     CompactLog {

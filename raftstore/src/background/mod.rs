@@ -26,6 +26,7 @@ use crate::effects::Effects;
 use crate::engine::log::LogOperation;
 use crate::engine::{ColumnFamily, Durability, KeyRange, WriteBatch};
 use crate::environment::Environment;
+use crate::extent::Estimate;
 use crate::keys::{self, DataSpace};
 use crate::message::{BackgroundTask, LogTask, SnapshotOrder, WorkerMessage};
 use crate::planted::Planted;
@@ -79,8 +80,8 @@ impl Background {
                     self.ordered.push_back(task);
                     self.advance(effects)?;
                 }
-                BackgroundTask::CheckSplit { region, halve } => {
-                    self.check_split(&region, halve, effects)?;
+                BackgroundTask::CheckSplit { region, halve, size } => {
+                    self.check_split(&region, halve, size, effects)?;
                 }
                 BackgroundTask::CompactLog { region_id, serial, first } => {
                     cuts.push((region_id, serial, first));
@@ -194,9 +195,13 @@ impl Background {
         &self,
         region: &Arc<metapb::Region>,
         halve: bool,
+        size: Estimate,
         effects: &mut Effects,
     ) -> Result<()> {
-        let (keys, size) = split_check::find_keys(&self.environment, region, halve)?;
+        let (keys, size) = match halve {
+            false => split_check::look(&self.environment, region, size)?,
+            true => split_check::find_keys(&self.environment, region, halve)?,
+        };
         effects.workers.push(WorkerMessage::SplitKeys {
             region_id: region.region_id(),
             epoch: region.epoch(),

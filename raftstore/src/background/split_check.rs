@@ -1,9 +1,12 @@
 //! Where a region that has grown should be cut.
 //!
-//! 1. Its keys are counted; most looks end here.
-//! 2. Its largest map of keys is walked, and keys are taken where equal parts of it end. Who asks for a half gets
+//! 1. Most looks end with an estimate: what was counted last and what was written since cannot have grown beyond the
+//!    limits, or what the engine says the region occupies is far below them. The engine compresses and does not
+//!    know keys, so it is believed with a margin.
+//! 2. Otherwise its keys are counted.
+//! 3. Its largest map of keys is walked, and keys are taken where equal parts of it end. Who asks for a half gets
 //!    the key in the middle, however small the region is.
-//! 3. A key becomes a boundary in the form that clients expect: a whole encoded key, without the timestamp of
+//! 4. A key becomes a boundary in the form that clients expect: a whole encoded key, without the timestamp of
 //!    a version, so that the versions of one key stay together.
 
 use bytes::Bytes;
@@ -12,8 +15,8 @@ use skerry_proto::metapb;
 
 use crate::Result;
 use crate::engine::{ColumnFamily, KeyRange, View};
-use crate::environment::Environment;
-use crate::extent::Extent;
+use crate::environment::{Counters, Environment};
+use crate::extent::{Estimate, Extent};
 use crate::keys::{self, DataSpace};
 
 /// Parts that one look may ask for.
@@ -21,12 +24,49 @@ const PARTS_MAX: u64 = 10;
 /// Bytes of a key of raw pairs that make its boundary.
 const RAW_PREFIX_BYTES: usize = 8;
 
-/// Keys at which `region` should be cut, none if it need not be; and its size.
+/// So many times as large as the space it occupies is a region at most.
+const COMPRESSION_MAX: u64 = 8;
+/// Bytes of the smallest pair that is likely, with its prefix and flags.
+const PAIR_BYTES_MIN: u64 = 16;
+
+/// Keys at which `region` should be cut, none if it need not be; and its size. `known` is what was known of it.
+pub(super) fn look(
+    environment: &Environment,
+    region: &metapb::Region,
+    known: Estimate,
+) -> Result<(Vec<Bytes>, Estimate)> {
+    let mut occupied = 0;
+    for (family, range) in maps(region) {
+        occupied += environment.engine.approximate_size(family, &range)?;
+    }
+    let bytes = occupied.saturating_mul(COMPRESSION_MAX);
+    let mut bound = Extent { bytes, keys: bytes / PAIR_BYTES_MIN };
+    if known.is_bound {
+        let Extent { bytes, keys } = known.extent;
+        bound = Extent { bytes: bound.bytes.min(bytes), keys: bound.keys.min(keys) };
+    }
+    if is_large(environment, bound) {
+        return find_keys(environment, region, false);
+    }
+    let extent = match known.is_bound {
+        true => bound,
+        false => Extent { bytes: occupied, ..known.extent },
+    };
+    Ok((Vec::new(), Estimate { extent, ..known }))
+}
+
+fn is_large(environment: &Environment, extent: Extent) -> bool {
+    let config = &environment.config;
+    extent.bytes > config.region_size_max.bytes() || extent.keys > config.region_keys_max
+}
+
+/// The same for a region that has to be counted, because it may be too large or is to be cut anyway.
 pub(super) fn find_keys(
     environment: &Environment,
     region: &metapb::Region,
     halve: bool,
-) -> Result<(Vec<Bytes>, Extent)> {
+) -> Result<(Vec<Bytes>, Estimate)> {
+    Counters::add(&environment.counters.region_scans, 1);
     let config = &environment.config;
     let view = environment.engine.view();
     let mut total = Extent::default();
@@ -38,13 +78,12 @@ pub(super) fn find_keys(
             largest = (extent, Some((family, range)));
         }
     }
-    let is_large =
-        total.bytes > config.region_size_max.bytes() || total.keys > config.region_keys_max;
+    let size = Estimate { extent: total, is_bound: true };
     let (extent, Some((family, range))) = largest else {
-        return Ok((Vec::new(), total));
+        return Ok((Vec::new(), size));
     };
-    if !is_large && !halve {
-        return Ok((Vec::new(), total));
+    if !is_large(environment, total) && !halve {
+        return Ok((Vec::new(), size));
     }
     let parts = match halve {
         true => 2,
@@ -52,7 +91,7 @@ pub(super) fn find_keys(
     };
     let step = (extent.bytes / parts).max(1);
     let keys = keys_at(view.as_ref(), family, &range, step, region)?;
-    Ok((keys, total))
+    Ok((keys, size))
 }
 
 /// The maps of keys that a region consists of.

@@ -39,7 +39,7 @@ use self::storage::PeerStorage;
 use crate::Result;
 use crate::effects::Effects;
 use crate::environment::Environment;
-use crate::extent::Extent;
+use crate::extent::{Estimate, Extent};
 use crate::message::{
     Applied, ApplyMessage, BackgroundTask, Change, Command, CommandContext, CommandKind, NewPeer,
     Origin, PeerSerial, Proposal, Registration,
@@ -112,10 +112,10 @@ pub struct Peer {
     heard: BTreeMap<PeerId, u64>,
     /// Replicas that its last report called pending or down.
     reported_unwell: Vec<PeerId>,
-    /// Bytes that were written since the region's size was looked at.
-    bytes_unchecked: u64,
-    /// The region's size, roughly.
-    size: Extent,
+    /// What was written since the region's size was looked at.
+    unchecked: Extent,
+    /// The region's size.
+    size: Estimate,
     /// What was written since the last report.
     unreported: Extent,
 }
@@ -203,8 +203,8 @@ impl Peer {
             led_since: 0,
             heard: BTreeMap::new(),
             reported_unwell: Vec::new(),
-            bytes_unchecked: 0,
-            size: Extent::default(),
+            unchecked: Extent::default(),
+            size: Estimate::default(),
             unreported: Extent::default(),
             raft_group,
         };

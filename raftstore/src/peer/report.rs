@@ -37,7 +37,7 @@ impl Peer {
             term: self.raft_group.raft.term,
             pending,
             down,
-            size: self.size,
+            size: self.size.extent,
             written: std::mem::take(&mut self.unreported),
         });
     }

@@ -29,6 +29,7 @@ use super::Peer;
 use crate::effects::Effects;
 use crate::engine::log::LogOperation;
 use crate::engine::{ColumnFamily, WriteBatch};
+use crate::extent::Estimate;
 use crate::keys;
 use crate::message::{ApplyMessage, BackgroundTask, StoreMessage};
 use crate::planted::Planted;
@@ -189,6 +190,7 @@ impl Peer {
         }
         self.applied = state;
         self.applied_term = state.commit_term;
+        self.size = Estimate::default();
         self.handed = state.applied_index;
         self.peer = *region.peer_by_id(self.peer.peer_id()).expect("checked when it was accepted");
         effects.store.push(StoreMessage::Unpark(region.region_id()));

@@ -17,7 +17,7 @@ use slog::info;
 
 use super::{Peer, epoch_not_match};
 use crate::effects::{Effects, SplitAsk};
-use crate::extent::Extent;
+use crate::extent::{Estimate, Extent};
 use crate::message::{AdminDone, BackgroundTask, NewPeer, Origin, Waiters, WorkerMessage};
 use crate::reply::{Refusal, Reply};
 
@@ -88,7 +88,8 @@ impl Peer {
         for child in dead {
             effects.background.push(BackgroundTask::CleanRange { range: child.bounds().into() });
         }
-        (self.size, self.bytes_unchecked) = (self.size / parts.len() as u64, 0);
+        let extent = self.size.extent / parts.len() as u64;
+        (self.size, self.unchecked) = (Estimate { extent, is_bound: false }, Extent::default());
         if self.is_touchable() {
             self.update_delegate();
             self.report(effects);
@@ -97,14 +98,14 @@ impl Peer {
 
     /// Has the region's size looked at when enough was written.
     pub(super) fn check_size(&mut self, written: Extent, effects: &mut Effects) {
-        self.bytes_unchecked += written.bytes;
-        self.size += written;
+        self.unchecked += written;
+        self.size.extent += written;
         self.unreported += written;
         let due = self.environment.config.split_check_size.bytes();
-        if self.is_leader() && self.bytes_unchecked >= due {
-            self.bytes_unchecked = 0;
-            let region = self.region().clone();
-            effects.background.push(BackgroundTask::CheckSplit { region, halve: false });
+        if self.is_leader() && self.unchecked.bytes >= due {
+            self.unchecked = Extent::default();
+            let (region, size) = (self.region().clone(), self.size);
+            effects.background.push(BackgroundTask::CheckSplit { region, halve: false, size });
         }
     }
 
@@ -113,13 +114,14 @@ impl Peer {
         &mut self,
         epoch: metapb::RegionEpoch,
         keys: Vec<bytes::Bytes>,
-        size: Extent,
+        size: Estimate,
         effects: &mut Effects,
     ) {
         if !self.is_touchable() || epoch != self.region().epoch() {
             return;
         }
-        self.size = size;
+        // What was written meanwhile may not have been seen.
+        self.size = Estimate { extent: size.extent + self.unchecked, ..size };
         if self.is_leader() && !keys.is_empty() {
             let (region, peer) = (self.region().clone(), self.peer);
             effects.split_asks.push(SplitAsk { region, peer, keys });

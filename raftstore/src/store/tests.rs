@@ -21,6 +21,7 @@ use crate::snapshot::{Activity, Registration, SnapshotId};
 use crate::time::ManualClock;
 
 mod overload;
+mod split_check;
 mod threads;
 
 const RAW: ColumnFamily = ColumnFamily::Raw;
@@ -139,6 +140,20 @@ impl Cluster {
         log.crash(0);
         let store = open(store_id, &engine, &log, &directory, &self.clock);
         self.machines.insert(store_id, Machine { store, engine, log, directory, is_cut_off });
+    }
+
+    /// Opens a store anew with other settings.
+    fn reopen(&mut self, store_id: u64, config: RaftConfig) {
+        self.restart(store_id);
+        let machine = self.machines.remove(&store_id).expect("it is there");
+        let Machine { store, engine, log, directory, is_cut_off } = machine;
+        drop(store);
+        let store = open_with(config, store_id, &engine, &log, &directory, &self.clock);
+        self.machines.insert(store_id, Machine { store, engine, log, directory, is_cut_off });
+    }
+
+    fn machine(&mut self, store: u64) -> &mut Machine {
+        self.machines.get_mut(&store).expect("it is there")
     }
 
     /// The replica of a region that leads in the newest term, and its store.

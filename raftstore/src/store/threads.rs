@@ -25,6 +25,7 @@ use crate::apply;
 use crate::background::{self, Background};
 use crate::effects::Effects;
 use crate::environment::{Counters, Environment};
+use crate::extent::Estimate;
 use crate::message::{
     Applied, ApplyMessage, BackgroundTask, Command, LogTask, Persisted, StoreMessage, WorkerMessage,
 };
@@ -371,7 +372,8 @@ impl StoreHandle {
 
     /// Looks for the middle of a region, to have it cut there.
     pub fn halve(&self, region: Arc<metapb::Region>) {
-        self.queues.background.push([BackgroundTask::CheckSplit { region, halve: true }]);
+        let size = Estimate::default();
+        self.queues.background.push([BackgroundTask::CheckSplit { region, halve: true, size }]);
     }
 
     /// Every region that is led from here is reported to the scheduler now.

@@ -14,20 +14,6 @@ impl Cluster {
         self.send(store, context, CommandKind::Write { batch, reply });
         answers
     }
-
-    /// Opens a store anew with other settings.
-    fn reopen(&mut self, store_id: u64, config: RaftConfig) {
-        self.restart(store_id);
-        let machine = self.machines.remove(&store_id).expect("it is there");
-        let Machine { store, engine, log, directory, is_cut_off } = machine;
-        drop(store);
-        let store = open_with(config, store_id, &engine, &log, &directory, &self.clock);
-        self.machines.insert(store_id, Machine { store, engine, log, directory, is_cut_off });
-    }
-
-    fn machine(&mut self, store: u64) -> &mut Machine {
-        self.machines.get_mut(&store).expect("it is there")
-    }
 }
 
 /// Before, such writes kept their permits until the region had a leader again, and the whole store stood still.
