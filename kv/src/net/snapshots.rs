@@ -3,9 +3,11 @@
 //! The first chunk of a stream carries the raft message, which lists the files; the others carry their bytes. The
 //! receiver
 //!
-//! 1. registers, or answers that too many snapshots are on their way already;
-//! 2. writes the files, which checks their sizes and checksums, and syncs them;
-//! 3. only then hands the message to raft, and answers.
+//! 1. looks whether its replica needs it: one that has applied as much is told at once, and answers its leader; one
+//!    that knows a newer leader refuses;
+//! 2. registers, or answers that too many snapshots are on their way already;
+//! 3. writes the files, which checks their sizes and checksums, and syncs them;
+//! 4. only then hands the message to raft, and answers.
 //!
 //! Whatever happens, the sender tells its raft whether the snapshot arrived: without that word raft would
 //! wait for ever. A transfer that broke is begun anew by raft after its own pause.
@@ -20,6 +22,7 @@ use bytes::Bytes;
 use skerry_proto::raft_serverpb::{Done, RaftMessage, SnapshotChunk};
 use skerry_proto::types::{PeerId, RegionId, StoreId};
 use skerry_raftstore::snapshot::{self, Activity, Incoming, Outgoing};
+use skerry_raftstore::store::Offer;
 use skerry_raftstore::store::threads::StoreHandle;
 use slog::{Logger, info, warn};
 use tokio::sync::mpsc;
@@ -121,6 +124,17 @@ pub(super) async fn receive(
     let Some((id, data)) = snapshot::of_message(&message) else {
         return invalid("the message brings no snapshot");
     };
+    let offer = store.judge_snapshot(&message);
+    match offer.map_err(|error| Status::internal(error.to_string()))? {
+        Offer::Wanted => {}
+        Offer::Had => {
+            store.receive(message);
+            return Ok(Response::new(Done {}));
+        }
+        Offer::OfOldTerm => {
+            return Err(Status::failed_precondition("the replica knows a newer leader"));
+        }
+    }
     let manager = store.snapshots();
     let registration = manager.begin(id, Activity::Receiving);
     let registration = registration.map_err(|busy| Status::resource_exhausted(busy.to_string()))?;

@@ -27,6 +27,7 @@ use slog::Logger;
 
 use self::actor::StoreActor;
 use self::log_writer::LogWriter;
+pub use self::offered::Offer;
 use self::worker::RaftWorker;
 use crate::Result;
 use crate::apply::{self, ApplyWorker};
@@ -49,6 +50,7 @@ mod actor;
 pub mod bootstrap;
 mod inbox;
 mod log_writer;
+mod offered;
 pub mod recover;
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,7 @@ use skerry_proto::raft_serverpb::RaftMessage;
 use skerry_proto::types::{PeerId, RegionId, Term};
 
 use super::inbox::{Inbox, Room};
-use super::{Store, worker};
+use super::{Offer, Store, offered, worker};
 use crate::apply;
 use crate::background::{self, Background};
 use crate::effects::Effects;
@@ -384,6 +384,11 @@ impl StoreHandle {
     /// Who is at which snapshot, and where their files lie.
     pub fn snapshots(&self) -> Arc<snapshot::Manager> {
         self.queues.environment.snapshots.clone()
+    }
+
+    /// Whether the bytes of a snapshot that another store offers are to be taken.
+    pub fn judge_snapshot(&self, offered: &RaftMessage) -> crate::Result<Offer> {
+        offered::judge(&self.queues.environment, offered)
     }
 
     /// What is being done with which snapshot at this moment.
