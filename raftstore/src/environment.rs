@@ -60,6 +60,8 @@ pub struct Counters {
     pub log_writes: AtomicU64,
     /// Those of them that were synced.
     pub log_syncs: AtomicU64,
+    /// Messages of other stores that no replica let its raft hear.
+    pub messages_refused: AtomicU64,
     /// Regions that were read whole to see where they should be cut.
     pub region_scans: AtomicU64,
     /// Messages of other stores that found no room.

@@ -190,6 +190,11 @@ fn of_log(counters: &Counters) -> Vec<Reading> {
         Reading::new("skerry_raft_log_bytes_total", LOG_BYTES, read(&counters.log_bytes)),
         Reading::new("skerry_raft_log_writes_total", LOG_WRITES, read(&counters.log_writes)),
         Reading::new("skerry_raft_log_syncs_total", LOG_SYNCS, read(&counters.log_syncs)),
+        Reading::new(
+            "skerry_raft_refused_messages_total",
+            REFUSED,
+            read(&counters.messages_refused),
+        ),
         Reading::new("skerry_region_scans_total", SCANS, read(&counters.region_scans)),
         Reading::new(
             "skerry_raft_dropped_messages_total",
@@ -204,6 +209,8 @@ const BATCHES: &str = "Batches they were merged into, each with one sync of the 
 const UNANSWERED_NAME: &str = "skerry_storage_unanswered_total";
 const UNANSWERED: &str = "Requests that were dropped without an answer. Not 0 is a bug.";
 const MISDIRECTED: &str = "Raft messages that were for another store.";
+const REFUSED: &str =
+    "Raft messages that were malformed, or came right after a start and asked for a vote.";
 const SCANS: &str = "Regions that were read whole to see where they should be cut.";
 const DROPPED: &str = "Raft messages that found no room here; their senders repeat them.";
 const LOG_BYTES: &str = "Bytes that were written to the raft log.";

@@ -87,8 +87,11 @@ impl Peer {
         let is_stale = metadata.index <= self.raft_group.raft.raft_log.committed
             || message.term < self.raft_group.raft.term;
         if is_stale {
-            // Raft answers at once with what it has.
-            return true;
+            // Raft answers at once with what it has; unless the snapshot contradicts that.
+            let committed = &self.raft_group.raft.raft_log;
+            return metadata.index != committed.committed
+                || committed.match_term(metadata.index, metadata.term)
+                || message.term < self.raft_group.raft.term;
         }
         let names_us = region.peer_by_id(self.peer.peer_id()).is_some();
         if !names_us || region.id != self.region().id || self.raft_group.snap().is_some() {

@@ -11,10 +11,11 @@ use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
 use skerry_proto::metapb;
 use skerry_proto::raft_serverpb::{ExtraMessage, ExtraMessageType, RaftMessage};
-use slog::{debug, warn};
+use slog::debug;
 
 use super::Peer;
 use crate::effects::Effects;
+use crate::environment::Counters;
 
 impl Peer {
     /// A message of another replica, already known to be for this store.
@@ -23,6 +24,9 @@ impl Peer {
             return;
         }
         let (Some(from), Some(to)) = (envelope.from_peer, envelope.to_peer) else { return };
+        if from.id == self.peer.id {
+            return self.refuse_message("it pretends to be of the replica itself");
+        }
         if to.id != self.peer.id {
             // A newer replica was meant: the region does not count this one any more.
             if to.id > self.peer.id {
@@ -44,12 +48,18 @@ impl Peer {
             return self.step_extra(from, extra);
         }
         let Ok(message) = Message::parse_from_bytes(&envelope.message) else {
-            warn!(self.environment.logger, "a message that cannot be read"; "from" => %from);
-            return;
+            return self.refuse_message("it cannot be read");
         };
-        if message.from == from.id && message.to == to.id && self.may_hear(&message) {
-            self.step_raft(message, effects);
+        let is_addressed = message.from == from.id && message.to == to.id;
+        match is_addressed && is_plausible(&message) && self.may_hear(&message) {
+            true => self.step_raft(message, effects),
+            false => self.refuse_message("raft must not hear it"),
         }
+    }
+
+    fn refuse_message(&self, reason: &'static str) {
+        debug!(self.environment.logger, "a message is dropped"; "region" => %self.region(), "reason" => reason);
+        Counters::add(&self.environment.counters.messages_refused, 1);
     }
 
     /// Whether the sender was removed from the region and does not know it.
@@ -78,13 +88,13 @@ impl Peer {
             MsgRequestVoteResponse, MsgSnapshot, MsgTimeoutNow, MsgTransferLeader,
         };
         match message.get_msg_type() {
-            MsgAppend => is_contiguous(message) && self.keeps_committed(message),
+            MsgAppend => is_contiguous(message),
+            MsgAppendResponse => self.has_sent(message),
             MsgReadIndex | MsgReadIndexResp => message.entries.len() == 1,
             MsgHeartbeat => self.has_what_is_committed(message),
             MsgRequestVote | MsgRequestPreVote => self.deaf_ticks == 0,
             MsgSnapshot => message.has_snapshot(),
-            MsgAppendResponse
-            | MsgHeartbeatResponse
+            MsgHeartbeatResponse
             | MsgRequestVoteResponse
             | MsgRequestPreVoteResponse
             | MsgTimeoutNow
@@ -93,9 +103,9 @@ impl Peer {
         }
     }
 
-    /// An append of the current term must not contradict what is committed here.
-    fn keeps_committed(&self, message: &Message) -> bool {
-        message.index.checked_add(message.entries.len() as u64).is_some()
+    /// A leader has sent what it is told about. Raft would go on behind it, where there is nothing.
+    fn has_sent(&self, message: &Message) -> bool {
+        !self.is_leader() || message.index <= self.raft_group.raft.raft_log.last_index()
     }
 
     fn has_what_is_committed(&self, message: &Message) -> bool {
@@ -168,12 +178,36 @@ pub fn tombstone_for(
     }
 }
 
-/// Entries follow each other and the entry that they are to be appended to.
+/// Terms and indexes above it do not occur. Raft adds to them without looking.
+const NUMBER_MAX: u64 = u64::MAX >> 8;
+
+/// The numbers are such that raft may count with them. What has no term, raft takes for its own: only a read that a
+/// follower passes on has none.
+fn is_plausible(message: &Message) -> bool {
+    let metadata = message.get_snapshot().get_metadata();
+    let numbers = [
+        message.term,
+        message.log_term,
+        message.index,
+        message.commit,
+        message.commit_term,
+        message.reject_hint,
+        metadata.index,
+        metadata.term,
+    ];
+    let has_term = message.term > 0 || message.get_msg_type() == MessageType::MsgReadIndex;
+    // Nobody asks for snapshots in that way here.
+    has_term && message.request_snapshot == 0 && numbers.iter().all(|number| *number <= NUMBER_MAX)
+}
+
+/// Entries follow each other and the entry that they are to be appended to, in index and in term. Only what stands
+/// before all entries has no term: raft takes a missing term for that of what it does not have.
 fn is_contiguous(message: &Message) -> bool {
-    let mut previous = Some(message.index);
-    message.entries.iter().all(|entry| {
-        let follows = previous.and_then(|index| index.checked_add(1)) == Some(entry.index);
-        previous = Some(entry.index);
-        follows && entry.term <= message.term
-    })
+    let (mut index, mut term) = (message.index, message.log_term);
+    (index == 0) == (term == 0)
+        && message.entries.iter().all(|entry| {
+            let follows = entry.index == index + 1 && entry.term >= term.max(1);
+            (index, term) = (entry.index, entry.term);
+            follows && term <= message.term
+        })
 }

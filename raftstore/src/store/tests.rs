@@ -23,6 +23,7 @@ use crate::time::ManualClock;
 mod offers;
 mod overload;
 mod split_check;
+mod stepped;
 mod threads;
 
 const RAW: ColumnFamily = ColumnFamily::Raw;
@@ -41,7 +42,14 @@ struct Cluster {
     machines: BTreeMap<u64, Machine>,
     clock: ManualClock,
     replies: Arc<Replies>,
+    /// What was sent last, whether or not it arrived.
+    overheard: VecDeque<RaftMessage>,
+    /// A region whose messages do not arrive.
+    muted: Option<u64>,
 }
+
+/// Messages that are kept for tests that look at them.
+const OVERHEARD_MAX: usize = 512;
 
 fn config() -> RaftConfig {
     RaftConfig {
@@ -80,7 +88,8 @@ impl Cluster {
             (store_id, Machine { store, engine, log, directory, is_cut_off: false })
         };
         let machines = (1..=stores).map(machine).collect();
-        Cluster { machines, clock: clock.clone(), replies: Replies::new() }
+        let (clock, replies) = (clock.clone(), Replies::new());
+        Cluster { machines, clock, replies, overheard: VecDeque::new(), muted: None }
     }
 
     /// Turns everything until nothing is left to do, then lets a tick pass; `ticks` times.
@@ -118,6 +127,11 @@ impl Cluster {
     fn deliver(&mut self, message: RaftMessage) {
         let to = message.to_peer.expect("a receiver").store_id;
         let from = message.from_peer.expect("a sender").store_id;
+        self.overheard.truncate(OVERHEARD_MAX - 1);
+        self.overheard.push_front(message.clone());
+        if self.muted == Some(message.region_id) {
+            return;
+        }
         if self.machines.get(&to).is_none_or(|machine| machine.is_cut_off) {
             return;
         }

@@ -21,7 +21,7 @@ use crate::Result;
 use crate::credits::{Credit, Credits};
 use crate::effects::Effects;
 use crate::engine::log::LogOperation;
-use crate::environment::Environment;
+use crate::environment::{Counters, Environment};
 use crate::message::LogTask;
 use crate::message::{
     Applied, Command, CommandKind, NewPeer, Origin, PeerSerial, Persisted, StoreMessage,
@@ -158,6 +158,7 @@ impl RaftWorker {
         let store = message.to_peer.map(|peer| peer.store());
         if store != Some(self.environment.store_id) {
             warn!(self.environment.logger, "a message for another store"; "to" => ?message.to_peer);
+            Counters::add(&self.environment.counters.messages_refused, 1);
             return;
         }
         match self.peer(region_id) {
