@@ -23,7 +23,7 @@ use crate::time::splitmix64;
 /// The region that hears nonsense, and the one that must not suffer.
 const FUZZED: u64 = 1;
 const SERVING: u64 = 2;
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 60;
 const MESSAGES: u64 = 400;
 
 /// Chance that can be repeated.
@@ -49,12 +49,11 @@ impl Chance {
 
     /// A number near one that means something, or at an end of all numbers.
     fn near(&mut self, number: u64) -> u64 {
-        match self.below(12) {
+        match self.below(40) {
             0 => 0,
-            1 => u64::MAX,
+            1 => u64::MAX - self.below(3),
             2 => self.next() >> self.below(64),
-            3 => u64::MAX - self.below(3),
-            step => number.saturating_add(step).saturating_sub(7),
+            step => number.saturating_add(step % 8).saturating_sub(4),
         }
     }
 }
