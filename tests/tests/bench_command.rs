@@ -7,7 +7,8 @@ use skerry_tests::process::{Ended, Ground, Launch, Process};
 
 /// A small measurement of what these words name.
 fn bench(words: &[&str]) -> Launch {
-    let launch = Launch::of("bench").with("--keys", "500").with("--clients", "8").argument("--json");
+    let launch =
+        Launch::of("bench").with("--keys", "500").with("--clients", "8").argument("--json");
     words.iter().fold(launch, |launch, &word| launch.argument(word))
 }
 
@@ -33,7 +34,11 @@ fn every_workload_runs_against_a_cluster_and_its_figures_add_up() {
     let names: Vec<&str> = results.iter().filter_map(|it| it["workload"].as_str()).collect();
     assert_eq!(names, workloads);
     for result in &results {
-        assert_eq!((&result["operations"], &result["failed"]), (&200.into(), &0.into()), "{result}");
+        assert_eq!(
+            (&result["operations"], &result["failed"]),
+            (&200.into(), &0.into()),
+            "{result}"
+        );
         let number = |name: &str| result[name].as_f64().expect("a number");
         assert!((number("per_second") * number("seconds") - 200.0).abs() < 1.0, "{result}");
         assert!(number("p50_ms") > 0.0 && number("p50_ms") <= number("p99_ms"), "{result}");
