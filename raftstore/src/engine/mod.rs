@@ -42,6 +42,7 @@ pub mod rocks;
 #[cfg(test)]
 mod tests;
 mod torn_manifest;
+mod torn_wal;
 
 /// Above every key: where RocksDB wants a real key, this one says *no upper bound*. All keys of the store
 /// begin with a prefix from [`crate::keys`] or a letter, so nothing that a client sends can come near it.

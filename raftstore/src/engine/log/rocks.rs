@@ -24,7 +24,7 @@ use skerry_proto::raft_serverpb::RaftLocalState;
 use super::outlook::Outlook;
 use super::{LogBatch, LogBounds, LogEngine, LogOperation, outside};
 use crate::config::RocksConfig;
-use crate::engine::{Durability, files, torn_manifest};
+use crate::engine::{Durability, files, torn_manifest, torn_wal};
 use crate::{Error, Result};
 
 const STATE: u8 = 0x01;
@@ -227,6 +227,7 @@ impl Drop for RocksLog {
 
 fn open_database(options: &Options, directory: &Path) -> Result<DB> {
     torn_manifest::drop_torn_end(directory)?;
+    torn_wal::drop_holes(directory)?;
     DB::open(options, directory).map_err(|error| {
         let reason = error.to_string();
         let what = directory.display().to_string();

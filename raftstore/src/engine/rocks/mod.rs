@@ -33,7 +33,7 @@ pub use self::statistics::{FamilyStatistics, Statistics};
 use self::view::{Holders, RocksView, get, handle};
 use super::{
     ColumnFamily, Durability, Engine, KeyRange, Operation, TableWriter, View, WriteBatch,
-    torn_manifest,
+    torn_manifest, torn_wal,
 };
 use crate::config::RocksConfig;
 use crate::{Error, Result};
@@ -75,6 +75,7 @@ impl RocksEngine {
         std::fs::create_dir_all(directory).map_err(|error| Error::directory(directory, error))?;
         let fresh = is_fresh(directory)?;
         torn_manifest::drop_torn_end(directory)?;
+        torn_wal::drop_holes(directory)?;
         let shared = options::Shared::new(config);
         let database_options = options::database(config, &shared, fresh);
         if !fresh {
