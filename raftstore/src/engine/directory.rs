@@ -6,13 +6,15 @@
 //! data/                  the data engine
 //! raft/raft-engine/      the raft log, in the engine that the manifest names;
 //! raft/rocksdb/          there is none in standalone stores and schedulers
+//! */skerry-owner         in data/ and raft/: whose they are (see `owner`)
 //! ```
 //!
 //! Opening goes in this order, and nothing is written before it is known whose the directory is:
 //!
 //! 1. create what is missing of the path, and take the lock;
 //! 2. read the manifest, or write one if nothing is there yet;
-//! 3. refuse a directory of another format, kind, mode or cluster, or one whose data is gone;
+//! 3. refuse a directory of another format, kind, mode or cluster, one whose data is gone, or one with a part of
+//!    another store's;
 //! 4. for the log: if another engine is wanted than the one that holds it, move it (see `migrate`).
 //!
 //! **Invariant.** The manifest always names an engine that has the whole log.
@@ -36,6 +38,7 @@ pub use manifest::{FORMAT_VERSION, Manifest};
 
 mod manifest;
 mod migrate;
+mod owner;
 
 /// Name of the manifest.
 pub const MANIFEST: &str = "skerry-manifest.toml";
@@ -149,6 +152,7 @@ impl DataDirectory {
         };
         check_purpose(path, &manifest, purpose)?;
         settle_data(path, &manifest)?;
+        owner::check(path, &manifest.identity)?;
         Ok(DataDirectory { path: path.to_path_buf(), manifest: Mutex::new(manifest), _lock: lock })
     }
 
@@ -194,6 +198,7 @@ impl DataDirectory {
         if merged == known {
             return Ok(());
         }
+        owner::write(&self.path, &merged)?;
         manifest.identity = merged;
         self.replace_manifest(manifest)
     }

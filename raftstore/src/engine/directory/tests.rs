@@ -290,3 +290,30 @@ fn a_used_store_never_starts_without_its_log() {
         }
     }
 }
+
+#[test]
+fn a_part_of_another_stores_directory_is_refused() {
+    let root = tempfile::tempdir().expect("a directory");
+    let purpose = Purpose::replicated_store(&with_log(true));
+    let (own, other) = (root.path().join("own"), root.path().join("other"));
+    for (path, store_id) in [(&own, 4), (&other, 5)] {
+        let directory = DataDirectory::open(path, purpose).expect("opens");
+        fs::write(directory.data_path().join("CURRENT"), "MANIFEST-000001\n").expect("write");
+        fs::create_dir(path.join("raft")).expect("the log's place");
+        let identity = Identity { store_id: Some(store_id), ..FULL };
+        directory.set_identity(identity).expect("the first identity");
+    }
+    for part in ["data", "raft"] {
+        fs::rename(own.join(part), root.path().join("aside")).expect("moves");
+        fs::rename(other.join(part), own.join(part)).expect("moves");
+        let refused = refusal(&own, purpose);
+        assert!(refused.contains("store 5 of cluster 71"), "{refused}");
+        assert!(refused.contains(&format!("DIR/{part}/")), "{refused}");
+        fs::rename(own.join(part), other.join(part)).expect("moves back");
+        fs::rename(root.path().join("aside"), own.join(part)).expect("moves back");
+    }
+    // One from before there were such lines gets them.
+    fs::remove_file(own.join("data/skerry-owner")).expect("removes");
+    DataDirectory::open(&own, purpose).expect("its own");
+    assert!(own.join("data/skerry-owner").exists());
+}
