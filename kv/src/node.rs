@@ -5,7 +5,7 @@
 //! 1. bind the ports, so that a taken one is found out before any data is touched;
 //! 2. open the data directory and the data engine: whatever is wrong with them ends the start;
 //! 3. learn or read who the store is ([`identity`]), and for a replicated one found or join its cluster
-//!    ([`membership`]);
+//!    ([`membership`]) and make sure that no other store bears its name ([`claim`]);
 //! 4. what keeps the data ([`core`]), raw API;
 //! 5. serve clients, and the status pages;
 //! 6. register with the scheduler and begin to beat ([`crate::net::heartbeats`]): clients come from now on.
@@ -33,6 +33,7 @@ use tokio::task::JoinHandle;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
+use crate::net::claim::claim;
 use crate::net::heartbeats::{Heartbeats, Intervals, Registration, Vitals, register};
 use crate::net::scheduler_client::{Failure, SchedulerClient};
 use crate::raw::RawStore;
@@ -162,7 +163,7 @@ impl Node {
         logger: Logger,
     ) -> Result<Option<(Node, Beginning)>> {
         let directory = DataDirectory::open(directory, purpose(mode, &config))?;
-        let engine = Arc::new(open_engine(&config, &directory, &logger)?);
+        let engine = Arc::new(open_engine(&config, mode, &directory, &logger)?);
         let metrics = Metrics::new();
         let scheduler =
             Arc::new(SchedulerClient::new(&config.server.schedulers(), Arc::clone(&metrics))?);
@@ -326,7 +327,8 @@ async fn start_replicas(
     let identity = membership::establish(directory, scheduler, wanted, logger).await?;
     let path = directory.path();
     let store = vitals::store_record(&identity, &config.server, path, Mode::Replicated);
-    membership::found(&identity, &**engine, &*log, scheduler, store, logger).await?;
+    membership::found(&identity, &**engine, &*log, scheduler, store.clone(), logger).await?;
+    claim(identity.cluster_id, store, scheduler).await?;
     let engines = Engines {
         data: Arc::clone(engine) as Arc<dyn Engine>,
         log,
@@ -344,13 +346,22 @@ fn purpose(mode: Mode, config: &Config) -> Purpose {
     }
 }
 
-fn open_engine(config: &Config, directory: &DataDirectory, logger: &Logger) -> Result<RocksEngine> {
+fn open_engine(
+    config: &Config,
+    mode: Mode,
+    directory: &DataDirectory,
+    logger: &Logger,
+) -> Result<RocksEngine> {
     let allowed = limits::raise_open_files();
     let mut rocks = config.rocksdb.clone();
     rocks.open_files_max = limits::engine_files(allowed, rocks.open_files_max);
     info!(logger, "open files"; "allowed" => allowed, "engine_max" => rocks.open_files_max);
     let expiry = RawExpiry { clock: Arc::new(SystemClock), expiry_seconds: expiry_of };
-    Ok(RocksEngine::open(&directory.data_path(), &rocks, Some(expiry))?)
+    let engine = RocksEngine::open(&directory.data_path(), &rocks, Some(expiry))?;
+    Ok(match mode {
+        Mode::Standalone => engine,
+        Mode::Replicated => engine.ending_when_damaged(),
+    })
 }
 
 /// The result of `work`, or nothing if the start is halted meanwhile.

@@ -77,5 +77,8 @@ pub fn conf_state(region: &metapb::Region) -> ConfState {
 
 /// The error of a raft log that is not what was written.
 pub(crate) fn damaged(region_id: RegionId, reason: String) -> Error {
+    let reason = format!(
+        "{reason}; put its files back from a copy, or let the cluster replace this store by a new one"
+    );
     Error::Damaged { what: format!("the raft log of {region_id}"), reason }
 }

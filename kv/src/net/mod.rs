@@ -3,6 +3,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | [`scheduler_client`] | calls to the scheduler |
+//! | [`claim`] | makes a replicated store known before it begins, and finds copies of a directory |
 //! | [`heartbeats`] | tells the scheduler that the store lives, and which regions it leads |
 //! | [`reporter`] | what raftstore tells the scheduler, and what the scheduler wants of regions |
 //! | [`resolver`] | where other stores are |
@@ -10,6 +11,7 @@
 //! | [`inlet`] | raft messages from other stores |
 //! | [`snapshots`] | snapshots, both ways |
 
+pub mod claim;
 pub mod heartbeats;
 pub mod inlet;
 pub mod reporter;

@@ -30,7 +30,7 @@ use rocksdb::{
 
 pub use self::expiry::RawExpiry;
 pub use self::statistics::{FamilyStatistics, Statistics};
-use self::view::{Holders, RocksView, get, handle};
+use self::view::{Holders, RocksView, WhenDamaged, get, handle};
 use super::{
     ColumnFamily, Durability, Engine, KeyRange, Operation, TableWriter, View, WriteBatch,
     torn_manifest, torn_wal,
@@ -59,6 +59,7 @@ pub struct RocksEngine {
     read: ReadOptions,
     buffered: WriteOptions,
     synced: WriteOptions,
+    damage: WhenDamaged,
 }
 
 impl RocksEngine {
@@ -97,7 +98,13 @@ impl RocksEngine {
             read: ReadOptions::default(),
             buffered: WriteOptions::default(),
             synced,
+            damage: WhenDamaged::Tell,
         })
+    }
+
+    /// From now on a read that meets a damaged block ends the process: for stores whose data others have, too.
+    pub fn ending_when_damaged(self) -> RocksEngine {
+        RocksEngine { damage: WhenDamaged::End, ..self }
     }
 
     /// Ends the engine's work for a clean stop: waits until no view is held, makes everything
@@ -190,11 +197,11 @@ impl RocksEngine {
 
 impl Engine for RocksEngine {
     fn get(&self, family: ColumnFamily, key: &[u8]) -> Result<Option<Bytes>> {
-        get(&self.database, family, key, &self.read)
+        get(&self.database, family, key, &self.read, self.damage)
     }
 
     fn view(&self) -> Arc<dyn View> {
-        Arc::new(RocksView::new(self.database.clone(), self.holders.clone()))
+        Arc::new(RocksView::new(self.database.clone(), self.holders.clone(), self.damage))
     }
 
     fn write(&self, batch: WriteBatch, durability: Durability) -> Result<()> {

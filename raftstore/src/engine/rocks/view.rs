@@ -14,11 +14,31 @@ use rocksdb::{ColumnFamily as Handle, DB, DBRawIterator, ReadOptions, Snapshot};
 use self_cell::self_cell;
 
 use crate::engine::{ColumnFamily, Cursor, KeyRange, View};
+use crate::time::fatal;
 use crate::{Error, Result};
 
 /// The handle of a family.
 pub(super) fn handle(database: &DB, family: ColumnFamily) -> &Handle {
     database.cf_handle(family.name()).expect("every family was opened with the database")
+}
+
+/// What a read does that meets a block whose checksum is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WhenDamaged {
+    /// It says so, and other keys are read on.
+    Tell,
+    /// It ends the process: others have the data, and as long as this store leads nobody asks them.
+    End,
+}
+
+impl WhenDamaged {
+    fn judge(self, operation: &'static str, path: &Path, error: rocksdb::Error) -> Error {
+        let error = Error::engine(operation, path, error);
+        if self == WhenDamaged::End && matches!(error, Error::Damaged { .. }) {
+            fatal(&format!("{error}; let the cluster replace this store by a new one"));
+        }
+        error
+    }
 }
 
 /// Copies a value out of RocksDB: the one copy of a read.
@@ -27,9 +47,10 @@ pub(super) fn get(
     family: ColumnFamily,
     key: &[u8],
     options: &ReadOptions,
+    damage: WhenDamaged,
 ) -> Result<Option<Bytes>> {
     let value = database.get_pinned_cf_opt(handle(database, family), key, options);
-    let value = value.map_err(|error| Error::engine("get", database.path(), error))?;
+    let value = value.map_err(|error| damage.judge("get", database.path(), error))?;
     Ok(value.map(|value| Bytes::copy_from_slice(&value)))
 }
 
@@ -57,12 +78,13 @@ pub(super) struct RocksView {
     holders: Arc<Holders>,
     /// What it is called there.
     ticket: u64,
+    damage: WhenDamaged,
 }
 
 impl RocksView {
     /// Takes the present state. Entered among the holders first, so that `close` cannot miss a view that
     /// is just being taken.
-    pub(super) fn new(database: Arc<DB>, holders: Arc<Holders>) -> RocksView {
+    pub(super) fn new(database: Arc<DB>, holders: Arc<Holders>, damage: WhenDamaged) -> RocksView {
         let ticket = holders.enter();
         let pinned = Pinned::new(database, |database| {
             let snapshot = database.snapshot();
@@ -70,7 +92,7 @@ impl RocksView {
             options.set_snapshot(&snapshot);
             Moment { snapshot, options }
         });
-        RocksView { pinned, holders, ticket }
+        RocksView { pinned, holders, ticket, damage }
     }
 }
 
@@ -82,7 +104,8 @@ impl Drop for RocksView {
 
 impl View for RocksView {
     fn get(&self, family: ColumnFamily, key: &[u8]) -> Result<Option<Bytes>> {
-        get(self.pinned.borrow_owner(), family, key, &self.pinned.borrow_dependent().options)
+        let options = &self.pinned.borrow_dependent().options;
+        get(self.pinned.borrow_owner(), family, key, options, self.damage)
     }
 
     fn cursor(&self, family: ColumnFamily, range: &KeyRange) -> Result<Box<dyn Cursor + '_>> {
@@ -96,7 +119,7 @@ impl View for RocksView {
         }
         let snapshot = &self.pinned.borrow_dependent().snapshot;
         let iterator = snapshot.raw_iterator_cf_opt(handle(database, family), options);
-        Ok(Box::new(RocksCursor { iterator, path: database.path() }))
+        Ok(Box::new(RocksCursor { iterator, path: database.path(), damage: self.damage }))
     }
 }
 
@@ -106,6 +129,7 @@ struct RocksCursor<'a> {
     iterator: DBRawIterator<'a>,
     /// For messages.
     path: &'a Path,
+    damage: WhenDamaged,
 }
 
 impl RocksCursor<'_> {
@@ -115,7 +139,7 @@ impl RocksCursor<'_> {
             return Ok(true);
         }
         let status = self.iterator.status();
-        status.map(|()| false).map_err(|error| Error::engine("scan", self.path, error))
+        status.map(|()| false).map_err(|error| self.damage.judge("scan", self.path, error))
     }
 
     /// The binding would take the movement for nothing to do.
