@@ -8,8 +8,8 @@
 //!
 //! So before RocksDB looks, [`drop_holes`]
 //!
-//! 1. follows the records of each log, the oldest first, up to the first that begins with zeros;
-//! 2. if anything else than zeros is behind it, cuts the file in front of it, and removes the younger logs.
+//! 1. follows the records of each log, the oldest first, up to the first that has neither length nor kind;
+//! 2. if anything else than zeros is there or behind it, cuts the file in front of it, and removes the younger logs.
 //!
 //! **Invariant.** Nothing that was synced goes: a sync of any log makes all that came before it durable, so behind a
 //! hole nothing is.
@@ -63,7 +63,7 @@ fn logs(directory: &Path) -> Vec<PathBuf> {
     logs.into_iter().map(|(_, path)| path).collect()
 }
 
-/// Where the first record begins that is zeros, if something else is behind it.
+/// Where the first record begins that has neither length nor kind, if anything but zeros is there or behind it.
 fn hole_in(bytes: &[u8]) -> Option<usize> {
     let mut position = 0;
     while position < bytes.len() {
@@ -74,7 +74,8 @@ fn hole_in(bytes: &[u8]) -> Option<usize> {
             continue;
         }
         let header = bytes.get(position..position + HEADER)?;
-        if header.iter().all(|byte| *byte == 0) {
+        // RocksDB looks at length and kind alone: a page may begin in the middle of a checksum.
+        if header[4..] == [0, 0, 0] {
             let is_hole = bytes[position..].iter().any(|byte| *byte != 0);
             return is_hole.then_some(position);
         }
@@ -128,30 +129,34 @@ mod tests {
         (0..100).filter(has).collect()
     }
 
-    /// One page of the first block did not reach the disk, all others did.
-    fn lose_a_page(log: &Path) {
+    /// What lies between `begin` and the next page did not reach the disk, all others did.
+    fn lose_a_page(log: &Path, begin: usize) {
         let mut bytes = fs::read(log).expect("reads");
-        bytes[4096..8192].fill(0);
+        bytes[begin..8192].fill(0);
         fs::write(log, bytes).expect("writes");
     }
 
     #[test]
     fn rocksdb_alone_loses_what_is_in_the_middle() {
-        let (home, log) = killed();
-        lose_a_page(&log);
-        let found = found(home.path());
-        assert!(found.contains(&99) && !found.contains(&10), "{found:?}");
+        for begin in [4096, 4096 + 3] {
+            let (home, log) = killed();
+            lose_a_page(&log, begin);
+            let found = found(home.path());
+            assert!(found.contains(&99) && !found.contains(&10), "{found:?}");
+        }
     }
 
     #[test]
     fn behind_a_hole_nothing_is_left() {
-        let (home, log) = killed();
-        lose_a_page(&log);
-        fs::write(home.path().join("999999.log"), "younger").expect("writes");
-        drop_holes(home.path()).expect("cuts");
-        assert_eq!(fs::metadata(&log).expect("a log").len(), 4096);
-        assert!(!home.path().join("999999.log").exists());
-        assert_eq!(found(home.path()), (0..8).collect::<Vec<_>>());
+        for begin in [4096, 4096 + 3] {
+            let (home, log) = killed();
+            lose_a_page(&log, begin);
+            fs::write(home.path().join("999999.log"), "younger").expect("writes");
+            drop_holes(home.path()).expect("cuts");
+            assert_eq!(fs::metadata(&log).expect("a log").len(), 4096);
+            assert!(!home.path().join("999999.log").exists());
+            assert_eq!(found(home.path()), (0..8).collect::<Vec<_>>());
+        }
     }
 
     #[test]
