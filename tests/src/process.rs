@@ -128,6 +128,17 @@ pub struct Ground {
     _turn: Turn,
 }
 
+impl Drop for Ground {
+    /// With `SKERRY_KEEP_FAILED` set, what a failed test leaves can be looked at.
+    fn drop(&mut self) {
+        if std::thread::panicking() && crate::text_from_environment("SKERRY_KEEP_FAILED").is_some()
+        {
+            self.directory.disable_cleanup(true);
+            eprintln!("its directory is kept: {}", self.directory.path().display());
+        }
+    }
+}
+
 impl Ground {
     /// Waits for a turn and makes the directory.
     #[allow(clippy::new_without_default)] // It waits and touches the disk: nothing like a default.
