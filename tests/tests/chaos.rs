@@ -1,4 +1,4 @@
-//! Stores of a cluster of real processes are killed, frozen and started again, again and again, while clients
+//! Stores of a cluster of real processes are killed, frozen, parted and started again, again and again, while clients
 //! work: nothing acknowledged is lost, every history has an order, and writes go on soon.
 //!
 //! `make test` runs this for half a minute; `make chaos` for ten, and keeps what it counted in `docs/results/`.
@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use skerry_raftstore::time::splitmix64;
-use skerry_tests::chaos::{Cluster, Load};
+use skerry_tests::chaos::{Cluster, Ledger, Load};
 use skerry_tests::number_from_environment;
 use skerry_tests::wait::{Stopwatch, let_pass_async, until_async};
 
@@ -30,24 +30,37 @@ enum Mishap {
     LeaderFrozen,
     /// `kill -9` of the scheduler.
     SchedulerKilled,
+    /// Nothing gets through between the leader and the other stores. Clients still reach it.
+    LeaderCutOff,
+    /// The same in one direction only: the leader is heard and does not hear, or the other way round.
+    LeaderHalfCutOff,
+    /// Two of the three stores cannot hear each other; the third hears both.
+    PairParted,
 }
 
 impl Mishap {
-    const ALL: [Mishap; 5] = [
+    const ALL: [Mishap; 8] = [
         Mishap::LeaderKilled,
         Mishap::StoreKilled,
         Mishap::AllKilled,
         Mishap::LeaderFrozen,
         Mishap::SchedulerKilled,
+        Mishap::LeaderCutOff,
+        Mishap::LeaderHalfCutOff,
+        Mishap::PairParted,
     ];
 
     /// The one that comes after so many. In turn, so that a short run has them all.
     fn after(number: usize) -> Mishap {
-        match number % 8 {
-            1 => Mishap::StoreKilled,
-            2 | 6 => Mishap::LeaderFrozen,
+        match number % 12 {
+            1 => Mishap::LeaderCutOff,
+            2 | 10 => Mishap::LeaderFrozen,
             3 => Mishap::AllKilled,
+            4 => Mishap::LeaderHalfCutOff,
             5 => Mishap::SchedulerKilled,
+            6 => Mishap::PairParted,
+            7 => Mishap::StoreKilled,
+            9 => Mishap::LeaderCutOff,
             _ => Mishap::LeaderKilled,
         }
     }
@@ -65,22 +78,46 @@ async fn happen(cluster: &mut Cluster, load: &Load, mishap: Mishap, draw: u64) -
         Mishap::AllKilled => (0..stores).for_each(|number| cluster.kill(number)),
         Mishap::LeaderFrozen => cluster.freeze(leader),
         Mishap::SchedulerKilled => cluster.kill_scheduler(),
+        Mishap::LeaderCutOff | Mishap::LeaderHalfCutOff | Mishap::PairParted => {
+            cut_lines(cluster, leader, mishap, draw);
+        }
     }
     let moment = load.now();
     let_pass_async(while_it_lasts).await;
     if mishap == Mishap::LeaderFrozen {
         cluster.thaw(leader);
     }
+    cluster.lines().mend();
     (0..stores).for_each(|number| cluster.revive(number));
     cluster.revive_scheduler();
     moment
+}
+
+/// Cuts what `mishap` says.
+fn cut_lines(cluster: &Cluster, leader: usize, mishap: Mishap, draw: u64) {
+    let stores = cluster.stores();
+    let one_side = (draw >> 40).is_multiple_of(2);
+    let of_pair = (leader + 1 + (draw >> 41) as usize % (stores - 1)) % stores;
+    for other in (0..stores).filter(|other| *other != leader) {
+        let (out, back) = match mishap {
+            Mishap::PairParted => (other == of_pair, other == of_pair),
+            Mishap::LeaderHalfCutOff => (one_side, !one_side),
+            _ => (true, true),
+        };
+        if out {
+            cluster.lines().cut(Some(leader), Some(other));
+        }
+        if back {
+            cluster.lines().cut(Some(other), Some(leader));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_stores_lose_nothing_and_every_history_has_an_order() {
     let seconds = number_from_environment("CHAOS_SECONDS").unwrap_or(SECONDS);
     let seed = number_from_environment("CHAOS_SEED").unwrap_or(2026);
-    let mut cluster = Cluster::start(3, &[]).await;
+    let mut cluster = Cluster::start_with_lines(3, &[]).await;
     let load = Load::start(cluster.scheduler(), CLIENTS, seed);
     let watch = Stopwatch::start();
     let mut draw = seed;
@@ -124,4 +161,24 @@ async fn killed_stores_lose_nothing_and_every_history_has_an_order() {
     );
     assert!(checked.done > 20 * seconds as usize, "too few operations to mean anything");
     assert!(pauses.last().is_none_or(|longest| *longest < PAUSE_MAX), "{pauses:?}");
+}
+
+/// The lines are what the stores speak over: without them a leader is not followed, and another is elected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_cut_off_is_succeeded() {
+    let cluster = Cluster::start_with_lines(3, &[]).await;
+    let mut ledger = Ledger::default();
+    ledger.write(&cluster, 0..20, 100).await;
+    let former = until_async("a leader is known", async || cluster.leader().await).await;
+    cut_lines(&cluster, former, Mishap::LeaderCutOff, 0);
+    until_async("another store leads", async || {
+        cluster.leader().await.filter(|leader| *leader != former)
+    })
+    .await;
+    ledger.write(&cluster, 10..30, 100).await;
+    ledger.assert_kept(&cluster).await;
+    cluster.lines().mend();
+    until_async("it has what it missed", async || ledger.read_through(&cluster, former).await)
+        .await;
+    cluster.stop();
 }

@@ -1,19 +1,31 @@
 //! A scheduler and stores, each a process.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use rustix::process::Signal;
 use skerry_proto::metapb::PeerRole;
-use skerry_proto::pdpb::{GetStoreRequest, Region, RequestHeader, ScanRegionsRequest};
+use skerry_proto::pdpb::{
+    GetAllStoresRequest, GetStoreRequest, Region, RequestHeader, ScanRegionsRequest,
+};
 
 use crate::client::{Answer, cluster_id, scheduler};
-use crate::process::{Ground, Launch, Process};
+use crate::director::Director;
+use crate::process::{Ended, Ground, Launch, Process};
+use crate::proxy::Lines;
 use crate::wait;
 
 /// One process of a cluster, running or not.
 struct Member {
     launch: Launch,
     process: Option<Process>,
+    /// Where others are told that it is.
+    advertised: SocketAddr,
+}
+
+/// The name of a store's directory.
+fn name_of(number: usize) -> String {
+    format!("store-{}", number + 1)
 }
 
 /// See the module above. Dropping it kills everything.
@@ -22,6 +34,10 @@ pub struct Cluster {
     stores: Vec<Member>,
     /// Of every store.
     flags: Vec<(String, String)>,
+    /// Between the stores, if they can be cut.
+    lines: Option<Lines>,
+    /// Whom the stores take for the scheduler, if that is not the scheduler.
+    director: Option<Director>,
     /// Last, because the processes write into it.
     ground: Ground,
 }
@@ -30,12 +46,33 @@ impl Cluster {
     /// Starts a scheduler and `count` stores, and waits until every region has a replica on three of them.
     /// `flags` are for the stores.
     pub async fn start(count: usize, flags: &[(&str, &str)]) -> Cluster {
+        Cluster::begin(count, flags, None, false).await
+    }
+
+    /// The same with lines between the stores that can be cut.
+    pub async fn start_with_lines(count: usize, flags: &[(&str, &str)]) -> Cluster {
+        Cluster::begin(count, flags, Some(Lines::new()), false).await
+    }
+
+    /// The same with a director, who may tell the stores what to do.
+    pub async fn start_with_director(count: usize, flags: &[(&str, &str)]) -> Cluster {
+        Cluster::begin(count, flags, None, true).await
+    }
+
+    async fn begin(
+        count: usize,
+        flags: &[(&str, &str)],
+        lines: Option<Lines>,
+        has_director: bool,
+    ) -> Cluster {
         let ground = Ground::new();
         let launch = ground.scheduler();
-        let scheduler = Member { process: Some(launch.start()), launch };
+        let advertised = launch.addresses().scheduler;
+        let scheduler = Member { process: Some(launch.start()), launch, advertised };
         let flags = flags.iter().map(|(flag, value)| (flag.to_string(), value.to_string()));
         let flags = flags.collect();
-        let mut cluster = Cluster { scheduler, stores: Vec::new(), flags, ground };
+        let director = has_director.then(|| Director::start(advertised));
+        let mut cluster = Cluster { scheduler, stores: Vec::new(), flags, lines, director, ground };
         (0..count).for_each(|_| cluster.add_store());
         cluster.until_whole(count.min(3)).await;
         cluster
@@ -43,14 +80,29 @@ impl Cluster {
 
     /// One more store joins.
     pub fn add_store(&mut self) {
-        let name = format!("store-{}", self.stores.len() + 1);
-        let launch = self
-            .flags
-            .iter()
-            .fold(self.ground.member(self.scheduler(), &name), |launch, (flag, value)| {
+        let name = name_of(self.stores.len());
+        let asked = self.director.as_ref().map_or(self.scheduler(), Director::address);
+        let launch =
+            self.flags.iter().fold(self.ground.member(asked, &name), |launch, (flag, value)| {
                 launch.with(flag, value)
             });
-        self.stores.push(Member { process: Some(launch.start()), launch });
+        let listening = launch.addresses().store;
+        let advertised = match &self.lines {
+            Some(lines) => lines.open(self.ground.path(&name), listening),
+            None => listening,
+        };
+        let launch = launch.with("--advertise-addr", advertised.to_string());
+        self.stores.push(Member { process: Some(launch.start()), launch, advertised });
+    }
+
+    /// The lines between the stores, of a cluster that was started with them.
+    pub fn lines(&self) -> &Lines {
+        self.lines.as_ref().expect("the cluster was started with lines")
+    }
+
+    /// The director, of a cluster that was started with one.
+    pub fn director(&self) -> &Director {
+        self.director.as_ref().expect("the cluster was started with a director")
     }
 
     /// Where the scheduler is.
@@ -97,9 +149,19 @@ impl Cluster {
         let header = Some(RequestHeader { cluster_id, ..RequestHeader::default() });
         let request = GetStoreRequest { header, store_id: leader.store_id };
         let store = scheduler.get_store(request).await.ok()?.into_inner().store?;
-        let is_there =
-            |member: &Member| member.launch.addresses().store.to_string() == store.address;
+        let is_there = |member: &Member| member.advertised.to_string() == store.address;
         self.stores.iter().position(is_there)
+    }
+
+    /// The id of a store, if the scheduler knows it.
+    pub async fn store_id(&self, number: usize) -> Option<u64> {
+        let mut scheduler = scheduler(self.scheduler());
+        let cluster_id = cluster_id(&mut scheduler).await.ok()?;
+        let header = Some(RequestHeader { cluster_id, ..RequestHeader::default() });
+        let request = GetAllStoresRequest { header, ..GetAllStoresRequest::default() };
+        let stores = scheduler.get_all_stores(request).await.ok()?.into_inner().stores;
+        let address = self.stores[number].advertised.to_string();
+        stores.into_iter().find(|store| store.address == address).map(|store| store.id)
     }
 
     /// Kills a store, if it runs.
@@ -107,6 +169,52 @@ impl Cluster {
         if let Some(process) = self.stores[number].process.take() {
             process.kill();
         }
+    }
+
+    /// Stops a store as an operator would, if it runs.
+    pub fn stop_store(&mut self, number: usize) {
+        if let Some(process) = self.stores[number].process.take() {
+            process.stop().assert_clean();
+        }
+    }
+
+    /// Starts a store that may refuse to: answers how it ended, if it did.
+    pub fn try_revive(&mut self, number: usize) -> Option<Ended> {
+        let member = &mut self.stores[number];
+        match member.launch.try_start() {
+            Ok(process) => member.process = Some(process),
+            Err(ended) => return Some(ended),
+        }
+        None
+    }
+
+    /// How a store ended, if it did so by itself since it was started.
+    pub fn ended(&mut self, number: usize) -> Option<Ended> {
+        let process = &mut self.stores[number].process;
+        match process.as_mut().is_some_and(|process| !process.is_running()) {
+            true => process.take().map(Process::end),
+            false => None,
+        }
+    }
+
+    /// What a running store has said on stderr.
+    pub fn said(&self, number: usize) -> String {
+        self.stores[number].process.as_ref().map(Process::stderr).unwrap_or_default()
+    }
+
+    /// How a store is started.
+    pub fn launch(&self, number: usize) -> &Launch {
+        &self.stores[number].launch
+    }
+
+    /// The data directory of a store.
+    pub fn directory(&self, number: usize) -> PathBuf {
+        self.ground.path(&name_of(number))
+    }
+
+    /// Where the cluster lives.
+    pub fn ground(&self) -> &Ground {
+        &self.ground
     }
 
     /// Starts a store that was killed, if it does not run.

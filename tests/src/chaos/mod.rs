@@ -3,14 +3,17 @@
 //! * [`Cluster`]: a scheduler and some stores, each a process with a directory and ports of its own, which can
 //!   be killed, frozen and started again;
 //! * [`Load`]: clients that get, put and compare-and-set a few keys through whoever leads, and a history of it
-//!   for the checker of linearizability.
+//!   for the checker of linearizability;
+//! * [`Ledger`]: what one client was acknowledged, to be read again through anybody.
 //!
 //! What it does not do: it decides nothing. The test says who dies and when.
 
 mod client;
 mod cluster;
+mod ledger;
 mod load;
 
 pub use client::RoutingClient;
 pub use cluster::Cluster;
+pub use ledger::Ledger;
 pub use load::{Load, Report};
