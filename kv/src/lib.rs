@@ -6,6 +6,7 @@
 //! | --- | --- | --- |
 //! | [`error`] | the one error enum of the crate and its wire forms | `storage` for one type |
 //! | [`storage`] | the seam between requests and regions; the standalone implementation | `error` |
+//! | [`mvcc`] | versions of keys: locks, records, values, and how they are read | `error` |
 //! | [`raw`] | the raw API: pairs without transactions | `storage`, `error` |
 //! | [`logging`], [`metrics`] | what the process says about itself | nothing |
 //! | [`config`] | one TOML file, one struct | `logging`, limits of `raw` and `storage` |
@@ -22,6 +23,7 @@ pub mod config;
 pub mod error;
 pub mod logging;
 pub mod metrics;
+pub mod mvcc;
 pub mod net;
 pub mod node;
 pub mod raw;

@@ -110,6 +110,16 @@ impl Ts {
         self.0 & (Self::LOGICAL_COUNT - 1)
     }
 
+    /// The one right after this. There is none after [`Ts::MAX`], which stays what it is.
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// The one right before this. There is none before [`Ts::ZERO`], which stays what it is.
+    pub const fn previous(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
     /// The plain number, as the wire has it.
     pub const fn get(self) -> u64 {
         self.0
@@ -198,6 +208,14 @@ mod tests {
         // physical << 18 | logical, written out.
         assert_eq!(Ts::compose(1, 1).get(), 262_145);
         assert_eq!(Ts::compose(Ts::PHYSICAL_MS_MAX, Ts::LOGICAL_COUNT - 1), Ts::MAX);
+    }
+
+    #[test]
+    fn neighbours_of_a_timestamp_stay_in_range() {
+        let last_of_millisecond = Ts::compose(1, Ts::LOGICAL_COUNT - 1);
+        assert_eq!(last_of_millisecond.next(), Ts::compose(2, 0));
+        assert_eq!(Ts::compose(2, 0).previous(), last_of_millisecond);
+        assert_eq!((Ts::MAX.next(), Ts::ZERO.previous()), (Ts::MAX, Ts::ZERO));
     }
 
     #[test]
