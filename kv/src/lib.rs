@@ -7,6 +7,7 @@
 //! | [`error`] | the one error enum of the crate and its wire forms | `storage` for one type |
 //! | [`storage`] | the seam between requests and regions; the standalone implementation | `error` |
 //! | [`mvcc`] | versions of keys: locks, records, values, and how they are read | `error` |
+//! | [`txn`] | the commands of transactions, as functions of a view | `mvcc`, `storage`, `error` |
 //! | [`raw`] | the raw API: pairs without transactions | `storage`, `error` |
 //! | [`logging`], [`metrics`] | what the process says about itself | nothing |
 //! | [`config`] | one TOML file, one struct | `logging`, limits of `raw` and `storage` |
@@ -29,5 +30,6 @@ pub mod node;
 pub mod raw;
 pub mod server;
 pub mod storage;
+pub mod txn;
 
 pub use error::{Error, Result};

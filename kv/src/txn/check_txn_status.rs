@@ -1,0 +1,157 @@
+//! CheckTxnStatus: what became of a transaction, asked at its primary key by somebody who met one of its locks. If
+//! nothing did yet and its owner seems dead, it is rolled back here and now.
+//!
+//! | at the primary key is | done | answered |
+//! | --- | --- | --- |
+//! | its commit record | nothing | committed |
+//! | its rollback record | nothing | rolled back |
+//! | nothing, and the asker may roll back | a protected rollback | rolled back, *lock did not exist* |
+//! | nothing, and a pessimistic lock was met | nothing | *lock did not exist, nothing done* |
+//! | nothing, and the asker may not | nothing | error: not found |
+//! | its lock, which names another primary key | nothing (see below) | error: mismatch |
+//! | its lock, with async commit | nothing: the other locks decide | alive |
+//! | its lock, expired | a protected rollback | rolled back, *expired* |
+//! | the same, and like the lock that was met pessimistic | no record, the lock goes | rolled back, *pessimistic* |
+//! | its lock, alive | its `min_commit_ts` raised above the asker | alive, *pushed* |
+//!
+//! A pessimistic lock here that names another primary key, while a prewritten lock that names this one was met: it
+//! was left by a lock request that came late, and the transaction chose another primary key since. It goes, and the
+//! rest of the table holds as if it had not been there.
+
+use std::sync::Arc;
+
+use skerry_proto::kvrpcpb::Action;
+use skerry_proto::types::Ts;
+
+use super::concurrency::Concurrency;
+use super::endings::{End, Ending};
+use super::error::{Error, Result};
+use super::{Effect, WriteCommand};
+use crate::mvcc::{Changes, Key, Lock, Reader, TxnRecord};
+use crate::storage::RegionView;
+
+/// See the head of this file.
+#[derive(Clone, Debug)]
+pub struct CheckTxnStatus {
+    /// The primary key, as the lock says that was met.
+    pub primary: Key,
+    /// Which transaction.
+    pub start_ts: Ts,
+    /// The asker's timestamp: the other shall not commit at or below it. [`Ts::MAX`]: the asker reads the newest and
+    /// may come before any commit.
+    pub caller_start_ts: Ts,
+    /// Against which the lock's life is measured; [`Ts::MAX`]: it is over.
+    pub current_ts: Ts,
+    /// Roll back if there is nothing.
+    pub rollback_if_not_exist: bool,
+    /// Treat a lock with async commit as any other.
+    pub force_sync_commit: bool,
+    /// The lock that was met is a pessimistic one.
+    pub resolving_pessimistic_lock: bool,
+    /// Refuse if the lock names another primary key.
+    pub verify_is_primary: bool,
+}
+
+/// What became of the transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TxnStatus {
+    /// It committed.
+    Committed(Ts),
+    /// It is rolled back, by this action if any.
+    RolledBack(Action),
+    /// It goes on.
+    Alive {
+        /// Its primary lock as it is now.
+        lock: Box<Lock>,
+        /// Whether it can no longer commit at or below the asker's timestamp.
+        is_pushed: bool,
+    },
+}
+
+impl WriteCommand for CheckTxnStatus {
+    type Answer = TxnStatus;
+
+    fn name(&self) -> &'static str {
+        "check_txn_status"
+    }
+
+    fn keys(&self) -> Vec<Key> {
+        vec![self.primary.clone()]
+    }
+
+    /// What is answered must stay true: no commit at or below these timestamps may be chosen later.
+    fn prepare(&self, concurrency: &Concurrency) {
+        concurrency.raise_max_ts(self.start_ts);
+        concurrency.raise_max_ts(self.caller_start_ts);
+        concurrency.raise_max_ts(self.current_ts);
+    }
+
+    fn decide(&self, view: &RegionView, _: &Arc<Concurrency>) -> Result<Effect<TxnStatus>> {
+        let mut reader = Reader::of_keys(&*view.view, [&self.primary]);
+        let (mut changes, mut released) = (Changes::new(), Vec::new());
+        let mut ending =
+            Ending { reader: &mut reader, changes: &mut changes, released: &mut released };
+        let lock = ending.reader.load_lock(&self.primary)?;
+        let answer = match lock.filter(|lock| lock.start_ts == self.start_ts) {
+            Some(lock) => self.decide_locked(&mut ending, lock)?,
+            None => self.decide_missing(&mut ending)?,
+        };
+        Ok(Effect { batch: changes.into_batch(), answer, published: None, released })
+    }
+}
+
+impl CheckTxnStatus {
+    fn decide_locked(&self, ending: &mut Ending<'_, '_>, mut lock: Lock) -> Result<TxnStatus> {
+        let user = self.primary.user_key()?;
+        if self.verify_is_primary && lock.primary != user {
+            if lock.is_pessimistic() && !self.resolving_pessimistic_lock {
+                ending.unlock(&self.primary, &lock, Ts::ZERO);
+                return self.decide_missing(ending);
+            }
+            return Err(Error::PrimaryMismatch { key: user, lock: Box::new(lock) });
+        }
+        if lock.use_async_commit && !self.force_sync_commit {
+            return Ok(TxnStatus::Alive { lock: Box::new(lock), is_pushed: false });
+        }
+        if lock.is_expired(self.current_ts) {
+            if self.resolving_pessimistic_lock && lock.is_pessimistic() {
+                ending.unlock(&self.primary, &lock, Ts::ZERO);
+                return Ok(TxnStatus::RolledBack(Action::TtlExpirePessimisticRollback));
+            }
+            if let TxnRecord::Committed { commit_ts, .. } =
+                ending.reader.txn_record(&self.primary, self.start_ts)?
+            {
+                ending.unlock(&self.primary, &lock, commit_ts);
+                return Ok(TxnStatus::Committed(commit_ts));
+            }
+            ending.roll_back_lock(&self.primary, &lock, true)?;
+            return Ok(TxnStatus::RolledBack(Action::TtlExpireRollback));
+        }
+        // A lock without a lower bound belongs to a client that does not expect to have one.
+        let caller = self.caller_start_ts;
+        if lock.min_commit_ts != Ts::ZERO && caller != Ts::MAX && caller >= lock.min_commit_ts {
+            lock.min_commit_ts = caller.next().max(self.current_ts);
+            ending.changes.put_lock(&self.primary, &lock);
+        }
+        let is_above = caller != Ts::ZERO && lock.min_commit_ts > caller;
+        Ok(TxnStatus::Alive { lock: Box::new(lock), is_pushed: is_above || caller == Ts::MAX })
+    }
+
+    fn decide_missing(&self, ending: &mut Ending<'_, '_>) -> Result<TxnStatus> {
+        match ending.reader.txn_record(&self.primary, self.start_ts)? {
+            TxnRecord::Committed { commit_ts, .. } => return Ok(TxnStatus::Committed(commit_ts)),
+            TxnRecord::RolledBack => return Ok(TxnStatus::RolledBack(Action::NoAction)),
+            TxnRecord::None { .. } => {}
+        }
+        if !self.rollback_if_not_exist {
+            let (start_ts, primary) = (self.start_ts, self.primary.user_key()?);
+            return Err(Error::TxnNotFound { start_ts, primary });
+        }
+        if self.resolving_pessimistic_lock {
+            return Ok(TxnStatus::RolledBack(Action::LockNotExistDoNothing));
+        }
+        let end = ending.roll_back_missing(&self.primary, self.start_ts, true)?;
+        assert_eq!(end, End::RolledBack, "there is neither lock nor record");
+        Ok(TxnStatus::RolledBack(Action::LockNotExistRollback))
+    }
+}

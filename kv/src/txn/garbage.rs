@@ -1,0 +1,213 @@
+//! GC: drops versions that no read at or above the safe point can see.
+//!
+//! Of each key, among its records at or below the safe point, from new to old:
+//!
+//! 1. Records that changed nothing go, rollbacks too: nobody who began so long ago may still write.
+//! 2. The first put stays: it is what reads at the safe point see. Everything older goes, with its value.
+//! 3. The first delete goes with everything older, and goes last: without it an older put would be seen again.
+//!
+//! [`CollectRegion`] searches for keys with garbage without latches and makes one [`CollectGarbage`] after the other.
+//! Each is run, with a new view, until its answer says that it is complete.
+//!
+//! **Before** this all locks of transactions that began at or below the safe point must have been resolved, in all
+//! regions: one that still commits would need its key's older version, or its rollback record.
+//!
+//! It runs under latches like any other write, and is replicated: so a record that a rollback is about to be noted in
+//! cannot vanish in between, and records need no fence against coming back.
+
+use std::sync::Arc;
+
+use skerry_proto::types::Ts;
+use skerry_raftstore::engine::{ColumnFamily, Cursor, KeyRange};
+
+use super::concurrency::Concurrency;
+use super::error::Result;
+use super::{Effect, Steps, WriteCommand, range_in};
+use crate::mvcc::key::split_version;
+use crate::mvcc::{Changes, Key, WriteKind, WriteRef};
+use crate::storage::RegionView;
+
+/// Records that one command drops, so that its write stays small.
+const RECORDS_IN_A_COMMAND: usize = 512;
+/// Keys that one command latches.
+const KEYS_IN_A_COMMAND: usize = 64;
+/// Records that a search looks at before it gives up its view.
+const RECORDS_IN_A_LOOK: usize = 16_384;
+
+/// Drops garbage of some keys.
+#[derive(Clone, Debug)]
+pub struct CollectGarbage {
+    /// The keys.
+    pub keys: Vec<Key>,
+    /// Reads below it are refused everywhere.
+    pub safe_point: Ts,
+    /// Records after which it ends, for now.
+    pub records_max: usize,
+}
+
+/// What was dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Records that were dropped.
+    pub records: usize,
+    /// Whether the keys have no more garbage. Otherwise the command has to be run again.
+    pub is_complete: bool,
+}
+
+impl WriteCommand for CollectGarbage {
+    type Answer = Collected;
+
+    fn name(&self) -> &'static str {
+        "collect_garbage"
+    }
+
+    fn keys(&self) -> Vec<Key> {
+        self.keys.clone()
+    }
+
+    fn decide(&self, view: &RegionView, _: &Arc<Concurrency>) -> Result<Effect<Collected>> {
+        let mut changes = Changes::new();
+        let mut collected = Collected { records: 0, is_complete: true };
+        for key in &self.keys {
+            if !self.collect(view, key, &mut changes, &mut collected)? {
+                collected.is_complete = false;
+                break;
+            }
+        }
+        Ok(Effect { batch: changes.into_batch(), ..Effect::answer(collected) })
+    }
+}
+
+impl CollectGarbage {
+    /// Drops the garbage of one key; `false` if there is more than may be dropped.
+    fn collect(
+        &self,
+        view: &RegionView,
+        key: &Key,
+        changes: &mut Changes,
+        collected: &mut Collected,
+    ) -> Result<bool> {
+        let mut cursor = view.view.cursor(ColumnFamily::Write, &key.versions())?;
+        let mut stands = cursor.seek(&key.at(self.safe_point))?;
+        let mut judge = Judge::default();
+        // The delete that hides what is older: dropped only after all of it.
+        let mut hiding = None;
+        while stands {
+            let (_, ts) = split_version(cursor.key())?;
+            let write = WriteRef::decode(cursor.value())?;
+            let verdict = judge.judge(write.kind);
+            if verdict != Verdict::Stays {
+                if collected.records >= self.records_max {
+                    return Ok(false);
+                }
+                if verdict == Verdict::GoesLast {
+                    hiding = Some(ts);
+                } else {
+                    collected.records += 1;
+                    changes.delete_write(key, ts);
+                }
+                if write.kind == WriteKind::Put && write.short_value.is_none() {
+                    changes.delete_value(key, write.start_ts);
+                }
+            }
+            stands = cursor.next()?;
+        }
+        if let Some(ts) = hiding {
+            collected.records += 1;
+            changes.delete_write(key, ts);
+        }
+        Ok(true)
+    }
+}
+
+/// Decides about the records of one key at or below the safe point, from new to old.
+#[derive(Clone, Copy, Debug, Default)]
+struct Judge {
+    /// What reads at the safe point see was found.
+    has_data: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Stays,
+    Goes,
+    GoesLast,
+}
+
+impl Judge {
+    fn judge(&mut self, kind: WriteKind) -> Verdict {
+        if self.has_data || !kind.is_data() {
+            return Verdict::Goes;
+        }
+        self.has_data = true;
+        if kind == WriteKind::Put { Verdict::Stays } else { Verdict::GoesLast }
+    }
+}
+
+/// Searches a region for garbage.
+#[derive(Clone, Debug)]
+pub struct CollectRegion {
+    safe_point: Ts,
+    /// Where to go on; nothing at the beginning.
+    from: Option<Key>,
+    is_done: bool,
+}
+
+impl CollectRegion {
+    /// A search for what no read at or above `safe_point` can see.
+    pub fn new(safe_point: Ts) -> CollectRegion {
+        CollectRegion { safe_point, from: None, is_done: false }
+    }
+
+    /// Keys with garbage from where the cursor stands; `None` for where to go on means that the region is at its end.
+    fn look(&self, cursor: &mut dyn Cursor) -> Result<(Vec<Key>, Option<Key>)> {
+        let (mut keys, mut current, mut judge) = (Vec::new(), None::<Key>, Judge::default());
+        let (mut stands, mut looked, mut dropped) = (cursor.seek_to_first()?, 0, 0);
+        while stands {
+            let (bytes, ts) = split_version(cursor.key())?;
+            if current.as_ref().is_none_or(|key| key.as_bytes() != bytes) {
+                let key = Key::from_engine(bytes);
+                let is_full = keys.len() >= KEYS_IN_A_COMMAND || dropped >= RECORDS_IN_A_COMMAND;
+                if is_full || looked >= RECORDS_IN_A_LOOK {
+                    return Ok((keys, Some(key)));
+                }
+                (current, judge) = (Some(key), Judge::default());
+            }
+            looked += 1;
+            if ts <= self.safe_point
+                && judge.judge(WriteRef::decode(cursor.value())?.kind) != Verdict::Stays
+            {
+                dropped += 1;
+                let key = current.as_ref().expect("it was set for the first record of the key");
+                if keys.last() != Some(key) {
+                    keys.push(key.clone());
+                }
+            }
+            stands = cursor.next()?;
+        }
+        Ok((keys, None))
+    }
+}
+
+impl Steps for CollectRegion {
+    type Command = CollectGarbage;
+
+    fn next(&mut self, view: &RegionView) -> Result<Option<CollectGarbage>> {
+        let region = if self.is_done { None } else { range_in(view, b"", b"") };
+        let Some(mut range) = region else { return Ok(None) };
+        if let Some(from) = &self.from {
+            range = KeyRange { start: from.to_bytes(), end: range.end };
+        }
+        let mut keys = Vec::new();
+        if !range.is_empty() {
+            let mut cursor = view.view.cursor(ColumnFamily::Write, &range)?;
+            (keys, self.from) = self.look(&mut *cursor)?;
+        }
+        self.is_done = range.is_empty() || self.from.is_none();
+        if self.is_done && keys.is_empty() {
+            return Ok(None);
+        }
+        let (safe_point, records_max) = (self.safe_point, RECORDS_IN_A_COMMAND);
+        Ok(Some(CollectGarbage { keys, safe_point, records_max }))
+    }
+}
