@@ -41,6 +41,19 @@ enum Style {
     Pessimistic,
 }
 
+/// What whoever runs the commands does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mistake {
+    /// Reads neither raise `max_ts` nor look at locks in memory.
+    UnpreparedReads,
+    /// Locks leave memory before their write is done.
+    LocksShownTooShort,
+    /// Commands run while another one holds the latches of their keys.
+    NoLatches,
+    /// A transaction is said to be rolled back, and nothing is written.
+    RollbackForgotten,
+}
+
 /// What a client does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -78,6 +91,7 @@ struct Bank {
     /// A write that is under way, whose latches are held.
     slow: Option<(Vec<Key>, WriteBatch, Option<Published>)>,
     views: BTreeMap<Ts, Vec<(Key, Bytes)>>,
+    mistake: Option<Mistake>,
 }
 
 fn balance(value: &[u8]) -> u64 {
@@ -89,8 +103,8 @@ impl Bank {
         let world = World::new();
         let (late, views) = (Vec::new(), BTreeMap::new());
         let dice = Dice(seed | 1);
-        let mut bank =
-            Bank { world, dice, now_ms: 1_000, transfers: Vec::new(), late, slow: None, views };
+        let (transfers, slow, mistake) = (Vec::new(), None, None);
+        let mut bank = Bank { world, dice, now_ms: 1_000, transfers, late, slow, views, mistake };
         let start_ts = bank.tick();
         let put = |user: &&str| Mutation::new(key(user), Change::Put(BALANCE.to_string().into()));
         let prewrite = Prewrite {
@@ -115,14 +129,29 @@ impl Bank {
         Ts::compose(self.now_ms, 0)
     }
 
-    /// Runs a command unless its latches are taken. It may be answered at once while its write is still under way
-    /// only for the world, never for the client: an answer waits for the write.
+    fn does(&self, mistake: Mistake) -> bool {
+        self.mistake == Some(mistake)
+    }
+
+    fn read_with<C: ReadCommand>(&self, mut command: C) -> Result<C::Answer> {
+        match self.does(Mistake::UnpreparedReads) {
+            true => command.prepare(&Concurrency::new())?,
+            false => command.prepare(&self.world.concurrency)?,
+        }
+        command.run(&self.world.view())
+    }
+
+    /// Runs a command unless its latches are taken.
     fn write<C: WriteCommand>(&mut self, command: &C) -> Option<Result<C::Answer>> {
         let keys = command.keys();
         if let Some((latched, _, _)) = &self.slow
             && keys.iter().any(|key| latched.contains(key))
+            && !self.does(Mistake::NoLatches)
         {
             return None;
+        }
+        if self.does(Mistake::RollbackForgotten) && command.name() == "check_txn_status" {
+            return Some(self.world.decide(command).map(|effect| effect.answer));
         }
         Some(self.world.write(command).map(|(answer, _)| answer))
     }
@@ -204,7 +233,7 @@ impl Bank {
         let rules = ReadRules { resolved, ..ReadRules::at(transfer.start_ts) };
         let mut read = Vec::new();
         for user in transfer.accounts {
-            match self.world.read(Get { key: key(user), rules: rules.clone() }) {
+            match self.read_with(Get { key: key(user), rules: rules.clone() }) {
                 Ok(found) => {
                     read.push(balance(&found.version.expect("every account has a balance").value));
                 }
@@ -262,7 +291,9 @@ impl Bank {
             // The client dies while its write is under way. Whether that is done will show.
             command.prepare(&self.world.concurrency);
             if let Ok(effect) = command.run(&self.world.view(), &self.world.concurrency) {
-                self.slow = Some((command.keys(), effect.batch, effect.published));
+                let is_shown = !self.does(Mistake::LocksShownTooShort);
+                let published = effect.published.filter(|_| is_shown);
+                self.slow = Some((command.keys(), effect.batch, published));
             }
             transfer.stage = Stage::Over;
             return;
@@ -375,7 +406,7 @@ impl Bank {
     /// Reads all accounts at one timestamp; nothing if a lock is in the way.
     fn look(&mut self, ts: Ts) -> Option<Vec<(Key, Bytes)>> {
         let found =
-            match self.world.read(Scan::new(Bytes::new(), Bytes::new(), 100, ReadRules::at(ts))) {
+            match self.read_with(Scan::new(Bytes::new(), Bytes::new(), 100, ReadRules::at(ts))) {
                 Ok(scanned) => scanned.found,
                 Err(Error::Locked { key, lock }) => {
                     self.resolve(&Key::of(&key), &lock, ts);
@@ -492,16 +523,38 @@ impl Bank {
     }
 }
 
+/// One run from beginning to end.
+fn story(seed: u64, mistake: Option<Mistake>) -> Bank {
+    let mut bank = Bank::new(seed);
+    bank.mistake = mistake;
+    for _ in 0..250 {
+        bank.anything();
+    }
+    bank.mistake = None;
+    bank.settle();
+    bank.verify();
+    bank
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
     fn money_is_neither_made_nor_lost(seed in any::<u64>()) {
-        let mut bank = Bank::new(seed);
-        for _ in 0..250 {
-            bank.anything();
-        }
-        bank.settle();
-        bank.verify();
+        story(seed, None);
+    }
+}
+
+fn seeds() -> impl Iterator<Item = u64> {
+    (1..).map(|number: u64| number.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+}
+
+/// The bank notices what whoever runs the commands could do wrong.
+#[test]
+fn mistakes_around_the_commands_are_noticed() {
+    use Mistake::*;
+    for mistake in [UnpreparedReads, LocksShownTooShort, NoLatches, RollbackForgotten] {
+        let goes_wrong = |seed| std::panic::catch_unwind(|| story(seed, Some(mistake))).is_err();
+        assert!(seeds().take(300).any(goes_wrong), "nobody notices {mistake:?}");
     }
 }
 
@@ -509,12 +562,8 @@ proptest! {
 #[test]
 fn the_bank_is_busy() {
     let (mut committed, mut rolled_back, mut views) = (BTreeMap::new(), 0, 0);
-    for seed in 1..40_u64 {
-        let mut bank = Bank::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        for _ in 0..250 {
-            bank.anything();
-        }
-        bank.settle();
+    for seed in seeds().take(40) {
+        let bank = story(seed, None);
         views += bank.views.len();
         for transfer in &bank.transfers {
             match transfer.told {
