@@ -15,8 +15,9 @@
 //!    [`Cluster::report_split`]) change the picture at once. Which regions they changed is collected;
 //!    [`Cluster::take_region_changes`] hands it over to be written a moment later.
 //! 3. *Decisions* ([`Cluster::bootstrap`], [`Cluster::put_store`], [`Cluster::put_settings`],
-//!    [`Cluster::allocate_ids`], [`Cluster::ask_split`], [`Cluster::next_step`],
-//!    [`Cluster::raise_safe_point`]) change nothing yet (ids are taken, but lost ids harm nobody). The
+//!    [`Cluster::allocate_ids`], [`Cluster::ask_split`], [`Cluster::next_step`], [`Cluster::tick`],
+//!    [`Cluster::raise_safe_point`] and those in [`control`], [`scatter`] and [`store_life`]) change nothing that is
+//!    durable yet (ids are taken and operators begun, but lost ids and operators harm nobody). The
 //!    caller makes `changes` durable, hands them to [`Cluster::install`], and only then lets the answer
 //!    out. One decision at a time: the next one is asked for when the last one is installed.
 //! 4. After a restart the rows from disk are installed the same way ([`Cluster::restore`]).
@@ -36,11 +37,12 @@
 //! * A region has a leader only if a heartbeat has named it in this life of the process: after a restart
 //!   clients are sent to nobody until stores have spoken.
 //!
-//! What leaders are told to do about their replicas is in [`steps`], by the rule of [`crate::replicas`]; what
-//! that does not do, nobody does yet.
+//! What leaders are told to do about their replicas is in [`steps`], by the rules of [`crate::checkers`] and
+//! [`crate::balance`]; why, in [`explain`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use skerry_proto::keyspacepb::KeyspaceMeta;
 use skerry_proto::metapb::{self, NodeState, Region};
@@ -48,20 +50,27 @@ use skerry_proto::pdpb::{RegionHeartbeatRequest, SplitId, StoreStats};
 use skerry_proto::region::KeyBounds;
 use skerry_proto::types::{ClusterId, PeerId, RegionId, StoreId};
 
+use crate::balance::Balancers;
 use crate::config::SchedulerConfig;
 use crate::gc::SafePoint;
 use crate::ids::IdAllocator;
 use crate::keyspace::{Keyspaces, default_keyspace};
 use crate::moment::Moment;
+use crate::operator::limits::StoreLimits;
+use crate::operator::{Ending, Operators};
 use crate::persist::Change;
 use crate::region_tree::{RegionRecord, RegionTree};
+use crate::settings::Settings;
 use crate::stores::{Liveness, Patience, StoreRecord, Stores};
 use crate::{Error, Result};
 
-mod steps;
+pub mod control;
+pub mod explain;
+pub mod scatter;
+pub mod steps;
+pub mod store_life;
 
 pub use self::steps::Instruction;
-use self::steps::Promises;
 
 /// The most ids one request may take: far above what a split or a bootstrap needs, and far below what
 /// would wear out the sequence.
@@ -94,14 +103,26 @@ pub struct Cluster {
     id: ClusterId,
     /// Replicas that a bootstrap records.
     replicas_max: u32,
-    /// When silent stores count as disconnected and down.
-    patience: Patience,
+    /// When silent stores count as disconnected.
+    disconnected: Duration,
     /// There since bootstrap.
     settings: Option<metapb::Cluster>,
+    /// What operators may change.
+    schedule: Settings,
     ids: IdAllocator,
     stores: Stores,
     regions: RegionTree,
-    promises: Promises,
+    operators: Operators,
+    limits: StoreLimits,
+    balancers: Balancers,
+    /// When this life began.
+    began: Moment,
+    /// Whether enough is known to compare stores.
+    is_prepared: bool,
+    /// The last region that the patrol has looked at.
+    patrolled: RegionId,
+    /// How many regions stores had that are being emptied, when that began or was first seen.
+    leaving: BTreeMap<StoreId, usize>,
     /// Regions whose row on disk is not what the tree says.
     unsaved: BTreeSet<RegionId>,
     safe_point: SafePoint,
@@ -121,12 +142,19 @@ impl Cluster {
         let mut cluster = Cluster {
             id,
             replicas_max: config.replicas_max,
-            patience: config.patience(),
+            disconnected: config.patience().disconnected,
             settings: None,
+            schedule: config.settings(),
             ids: IdAllocator::new(config.id_batch),
             stores: Stores::default(),
             regions: RegionTree::default(),
-            promises: Promises::default(),
+            operators: Operators::default(),
+            limits: StoreLimits::default(),
+            balancers: Balancers::new(id.get()),
+            began: now,
+            is_prepared: false,
+            patrolled: RegionId::new(0),
+            leaving: BTreeMap::new(),
             unsaved: BTreeSet::new(),
             safe_point: SafePoint::default(),
             keyspaces: Keyspaces::default(),
@@ -143,6 +171,11 @@ impl Cluster {
                 Change::ClusterId(id) => assert_eq!(id, self.id, "rows of another cluster"),
                 Change::Cluster(settings) => self.settings = Some(settings),
                 Change::Store(store) => self.stores.install(store, now),
+                Change::StoreGone(id) => self.stores.remove(id),
+                Change::Tuning(id, tuning) => self.stores.tune(id, tuning),
+                Change::TuningGone(_) => {}
+                Change::Settings(settings) => self.schedule = *settings,
+                Change::Balancers(specs) => self.balancers.install(specs),
                 Change::Region(region) => {
                     // Refused only if something newer is known, and then that is right.
                     let _ = self.regions.accept(RegionRecord::silent(region));
@@ -162,6 +195,12 @@ impl Cluster {
     /// The id, which every request must name.
     pub fn id(&self) -> ClusterId {
         self.id
+    }
+
+    /// When silent stores count as disconnected and down.
+    pub fn patience(&self) -> Patience {
+        let down = Duration::from_millis(self.schedule.max_store_down_time_ms);
+        Patience { disconnected: self.disconnected, down: down.max(self.disconnected) }
     }
 
     /// Whether there is a first region.
@@ -267,9 +306,12 @@ impl Cluster {
     // ---- Stores -------------------------------------------------------------------------------------
 
     /// A store registers, when it starts or when something about it has changed.
-    pub fn put_store(&self, store: Option<metapb::Store>) -> Result<Decision<()>> {
+    pub fn put_store(&self, store: Option<metapb::Store>, now: Moment) -> Result<Decision<()>> {
         self.settings()?;
         let store = store.ok_or_else(|| invalid("no store"))?;
+        if let Some(changes) = self.succession(&store, now)? {
+            return Ok(Decision { answer: (), changes });
+        }
         let store = self.stores.admit(store)?;
         let known = self.stores.get(StoreId::new(store.id));
         let unchanged = known.is_some_and(|record| record.store == store);
@@ -292,11 +334,16 @@ impl Cluster {
     /// A store says that it is alive.
     pub fn store_heartbeat(&mut self, stats: StoreStats, now: Moment) -> Result<StoreNews> {
         self.settings()?;
-        let before =
-            self.stores.speaking(StoreId::new(stats.store_id))?.liveness(now, self.patience);
+        let (id, patience) = (StoreId::new(stats.store_id), self.patience());
+        let before = self.stores.speaking(id)?.liveness(now, patience);
         let record = self.stores.heartbeat(stats, now)?;
-        let is_up = record.liveness(now, self.patience) == Liveness::Up;
+        let is_up = record.liveness(now, patience) == Liveness::Up;
         let (state, has_come_up) = (record.store.node_state(), is_up && before != Liveness::Up);
+        if has_come_up {
+            // Regions may have waited for it.
+            self.patrolled = RegionId::new(0);
+        }
+        self.look_whether_prepared(now);
         let version = self.stores.cluster_version();
         let cluster_version = version.map(|version| version.to_string()).unwrap_or_default();
         Ok(StoreNews { cluster_version, state, has_come_up })
@@ -305,7 +352,7 @@ impl Cluster {
     // ---- Regions ------------------------------------------------------------------------------------
 
     /// The leader of a region says how it is. What it is told in turn is [`Cluster::next_step`].
-    pub fn region_heartbeat(&mut self, report: RegionHeartbeatRequest) -> Result<()> {
+    pub fn region_heartbeat(&mut self, report: RegionHeartbeatRequest, now: Moment) -> Result<()> {
         self.settings()?;
         let region =
             report.region.as_ref().ok_or_else(|| invalid("a heartbeat without a region"))?;
@@ -317,14 +364,18 @@ impl Cluster {
             return Err(invalid(format!("leader {leader} is no peer of {region}")));
         }
         self.stores.speaking(leader.store())?;
-        let known = self.regions.get(region.region_id()).cloned();
-        self.accept(RegionRecord::reported(report, known.as_deref()))
+        let (id, known) = (region.region_id(), self.regions.get(region.region_id()).cloned());
+        self.accept(RegionRecord::reported(report, known.as_deref(), now), now)?;
+        self.look_whether_prepared(now);
+        let record = self.regions.get(id).expect("it was accepted").clone();
+        self.operators.heard(&record, now);
+        Ok(())
     }
 
     /// A store has split a region into `regions`, from left to right. The one that keeps the old id keeps
     /// its leader; the others have none until they report. A region of which something newer is known
     /// already is passed over: the report has been overtaken.
-    pub fn report_split(&mut self, regions: Vec<Region>) -> Result<()> {
+    pub fn report_split(&mut self, regions: Vec<Region>, now: Moment) -> Result<()> {
         self.settings()?;
         for region in &regions {
             check_region(region)?;
@@ -337,10 +388,10 @@ impl Cluster {
         let known: Vec<_> = regions.iter().map(known).collect();
         for (region, known) in regions.into_iter().zip(known) {
             let record = match known {
-                Some(known) => RegionRecord { region, ..RegionRecord::clone(&known) },
+                Some(known) => known.with_region(region),
                 None => RegionRecord::silent(region),
             };
-            match self.accept(record) {
+            match self.accept(record, now) {
                 Ok(()) | Err(Error::StaleRegion(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -416,15 +467,17 @@ impl Cluster {
         Ok(found)
     }
 
-    fn accept(&mut self, record: RegionRecord) -> Result<()> {
-        let (id, conf_ver) = (record.id(), record.region.epoch().conf_ver);
+    fn accept(&mut self, record: RegionRecord, now: Moment) -> Result<()> {
+        let id = record.id();
         let saved = self.regions.get(id).is_some_and(|known| known.region == record.region);
         let replaced = self.regions.accept(record)?;
         if !saved {
             self.unsaved.insert(id);
         }
-        self.promises.region_is_at(id, conf_ver);
-        replaced.iter().for_each(|gone| self.promises.forget(*gone));
+        for gone in &replaced {
+            let reason = format!("the region is gone: {id} has its range");
+            self.operators.end(*gone, Ending::Cancelled(reason), now);
+        }
         self.unsaved.extend(replaced);
         Ok(())
     }
@@ -484,6 +537,10 @@ fn check_region(region: &Region) -> Result<()> {
     }
     if region.peers.iter().any(|peer| peer.id == 0 || peer.store_id == 0) {
         return Err(invalid(format!("a peer without an id or a store: {region}")));
+    }
+    let stores: BTreeSet<u64> = region.peers.iter().map(|peer| peer.store_id).collect();
+    if stores.len() < region.peers.len() {
+        return Err(invalid(format!("two peers on one store: {region}")));
     }
     Ok(())
 }

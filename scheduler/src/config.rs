@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use skerry_raftstore::config::{ByteSize, Knob};
 
+use crate::settings::Settings;
 use crate::stores::Patience;
 use crate::{Error, Result};
 
@@ -31,6 +32,34 @@ pub struct SchedulerConfig {
     pub store_disconnected_ms: u64,
     /// Silence after which a store counts as down.
     pub store_down_ms: u64,
+    /// Labels that say where a store stands, from the largest unit down.
+    pub location_labels: Vec<String>,
+    /// The label of which no two replicas may share a value.
+    pub isolation_level: String,
+    /// Transfers of leadership for balance at once.
+    pub leader_schedule_limit: u32,
+    /// Moves for balance at once.
+    pub region_schedule_limit: u32,
+    /// Repairs at once.
+    pub replica_schedule_limit: u32,
+    /// Transfers of hot leaders at once.
+    pub hot_region_schedule_limit: u32,
+    /// Snapshots of one store at once.
+    pub max_snapshot_count: u32,
+    /// Replicas without data on one store.
+    pub max_pending_peer_count: u32,
+    /// Replicas to or from a store in a minute.
+    pub store_limit: u32,
+    /// Used percent of a disk from which on it counts as filling up.
+    pub high_space_percent: u32,
+    /// Used percent of a disk from which on it counts as short of space.
+    pub low_space_percent: u32,
+    /// Difference between stores that is not worth a move.
+    pub balance_tolerance_percent: u32,
+    /// Size from which on a region is asked to split.
+    pub split_size_mib: u64,
+    /// Period in which balance and patrol are looked after.
+    pub schedule_interval_ms: u64,
     /// Period of the messages that keep a heartbeat stream from looking dead.
     pub keep_alive_ms: u64,
     /// Period in which changed regions are written to disk.
@@ -43,6 +72,7 @@ pub struct SchedulerConfig {
 
 impl Default for SchedulerConfig {
     fn default() -> SchedulerConfig {
+        let settings = Settings::default();
         SchedulerConfig {
             addr: "127.0.0.1:2379".to_string(),
             advertise_addr: String::new(),
@@ -51,7 +81,21 @@ impl Default for SchedulerConfig {
             tso_window_ms: 3_000,
             id_batch: 1_000,
             store_disconnected_ms: 20_000,
-            store_down_ms: 1_800_000,
+            store_down_ms: settings.max_store_down_time_ms,
+            location_labels: Vec::new(),
+            isolation_level: String::new(),
+            leader_schedule_limit: settings.leader_schedule_limit,
+            region_schedule_limit: settings.region_schedule_limit,
+            replica_schedule_limit: settings.replica_schedule_limit,
+            hot_region_schedule_limit: settings.hot_region_schedule_limit,
+            max_snapshot_count: settings.max_snapshot_count,
+            max_pending_peer_count: settings.max_pending_peer_count,
+            store_limit: settings.store_limit,
+            high_space_percent: 75,
+            low_space_percent: 85,
+            balance_tolerance_percent: settings.balance_tolerance_percent,
+            split_size_mib: settings.split_size_mib,
+            schedule_interval_ms: 100,
             keep_alive_ms: 60_000,
             region_save_ms: 1_000,
             request_size_max: ByteSize::mib(64),
@@ -87,6 +131,10 @@ impl SchedulerConfig {
         within("store-disconnected-ms", self.store_disconnected_ms, 1_000..=3_600_000)?;
         let down = self.store_disconnected_ms..=30 * 86_400_000;
         within("store-down-ms", self.store_down_ms, down)?;
+        within("high-space-percent", self.high_space_percent, 0..=self.low_space_percent)?;
+        within("low-space-percent", self.low_space_percent, 1..=100)?;
+        within("schedule-interval-ms", self.schedule_interval_ms, 10..=10_000)?;
+        self.settings().validate().map_err(|error| Error::Config(format!("scheduler.{error}")))?;
         within("keep-alive-ms", self.keep_alive_ms, 10..=3_600_000)?;
         within("region-save-ms", self.region_save_ms, 10..=60_000)?;
         let size = ByteSize::mib(1)..=ByteSize::gib(2);
@@ -99,6 +147,27 @@ impl SchedulerConfig {
         Patience {
             disconnected: Duration::from_millis(self.store_disconnected_ms),
             down: Duration::from_millis(self.store_down_ms),
+        }
+    }
+
+    /// What of this operators may change while the scheduler runs.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            leader_schedule_limit: self.leader_schedule_limit,
+            region_schedule_limit: self.region_schedule_limit,
+            replica_schedule_limit: self.replica_schedule_limit,
+            hot_region_schedule_limit: self.hot_region_schedule_limit,
+            max_snapshot_count: self.max_snapshot_count,
+            max_pending_peer_count: self.max_pending_peer_count,
+            store_limit: self.store_limit,
+            max_store_down_time_ms: self.store_down_ms,
+            high_space_ratio: f64::from(self.high_space_percent) / 100.0,
+            low_space_ratio: f64::from(self.low_space_percent) / 100.0,
+            balance_tolerance_percent: self.balance_tolerance_percent,
+            split_size_mib: self.split_size_mib,
+            location_labels: self.location_labels.clone(),
+            isolation_level: self.isolation_level.clone(),
+            halt_scheduling: false,
         }
     }
 
@@ -120,6 +189,24 @@ impl SchedulerConfig {
             knob("id-batch", default.id_batch.to_string(), IDS),
             knob("store-disconnected-ms", default.store_disconnected_ms.to_string(), DISCONNECTED),
             knob("store-down-ms", default.store_down_ms.to_string(), DOWN),
+            knob("location-labels", list(&default.location_labels), LOCATION),
+            knob("isolation-level", quoted(default.isolation_level), ISOLATION),
+            knob("leader-schedule-limit", default.leader_schedule_limit.to_string(), LEADERS),
+            knob("region-schedule-limit", default.region_schedule_limit.to_string(), MOVES),
+            knob("replica-schedule-limit", default.replica_schedule_limit.to_string(), REPAIRS),
+            knob("hot-region-schedule-limit", default.hot_region_schedule_limit.to_string(), HOT),
+            knob("max-snapshot-count", default.max_snapshot_count.to_string(), SNAPSHOTS),
+            knob("max-pending-peer-count", default.max_pending_peer_count.to_string(), PENDING),
+            knob("store-limit", default.store_limit.to_string(), LIMIT),
+            knob("high-space-percent", default.high_space_percent.to_string(), HIGH),
+            knob("low-space-percent", default.low_space_percent.to_string(), LOW),
+            knob(
+                "balance-tolerance-percent",
+                default.balance_tolerance_percent.to_string(),
+                TOLERANCE,
+            ),
+            knob("split-size-mib", default.split_size_mib.to_string(), SPLIT),
+            knob("schedule-interval-ms", default.schedule_interval_ms.to_string(), INTERVAL),
             knob("keep-alive-ms", default.keep_alive_ms.to_string(), KEEP_ALIVE),
             knob("region-save-ms", default.region_save_ms.to_string(), SAVE),
             knob("request-size-max", quoted(default.request_size_max), REQUEST),
@@ -145,8 +232,29 @@ const IDS: &str = "Ids of regions and peers that one write to disk reserves. A c
     left of them.";
 const DISCONNECTED: &str = "Milliseconds without a heartbeat after which a store is shown as \
     disconnected and gets no new replicas.";
-const DOWN: &str = "Milliseconds without a heartbeat after which a store is shown as down, and replicas \
-    that were still being fed there are given up. At least `store-disconnected-ms`.";
+const DOWN: &str = "Milliseconds without a heartbeat after which a store is shown as down, and its replicas are \
+    made anew on other stores. At least `store-disconnected-ms`.";
+const LOCATION: &str = "Labels of stores that say where they stand, from the largest unit to the smallest, such \
+    as `[\"zone\", \"host\"]`. Replicas of a region are kept as far apart as they can be.";
+const ISOLATION: &str = "The one of `location-labels` of which no two replicas of a region may have the same \
+    value, even if one is missing for it. Empty: the labels are wishes.";
+const LEADERS: &str = "Transfers of leadership for balance that may be under way.";
+const MOVES: &str = "Moves of replicas for balance that may be under way.";
+const REPAIRS: &str = "Repairs (replicas made up, replaced, removed) that may be under way.";
+const HOT: &str = "Transfers of the leadership of busy regions that may be under way.";
+const SNAPSHOTS: &str =
+    "Snapshots that one store may send, or take, at once, before it is given no more.";
+const PENDING: &str = "Replicas without data that one store may have before it is given no more.";
+const LIMIT: &str = "Replicas of 20 MiB or more that may be begun on a store, and taken from it, in a minute. \
+    Smaller ones count less.";
+const HIGH: &str = "Used percent of a disk from which on its store is given less than others.";
+const LOW: &str = "Used percent of a disk at which each byte on it counts twice. At least `high-space- \
+    percent`.";
+const TOLERANCE: &str = "Difference between stores, in percent of what they have on average, up to which nothing \
+    is moved.";
+const SPLIT: &str = "Size in MiB from which on the scheduler asks a store to split a region; 0 leaves it to \
+    the stores, which split by sizes of their own.";
+const INTERVAL: &str = "Milliseconds between two looks at what could be moved or is late.";
 const KEEP_ALIVE: &str =
     "Milliseconds between messages that only keep a store's heartbeat stream open.";
 const SAVE: &str = "Milliseconds between writes of what heartbeats have changed about regions. What a \
@@ -175,6 +283,12 @@ fn host_and_port<'a>(name: &str, address: &'a str) -> Result<&'a str> {
         let example = "a host and port such as 127.0.0.1:2379";
         Error::Config(format!("scheduler.{name} is {address:?}; wanted is {example}"))
     })
+}
+
+/// A TOML list of strings.
+fn list(values: &[String]) -> String {
+    let values: Vec<String> = values.iter().map(quoted).collect();
+    format!("[{}]", values.join(", "))
 }
 
 /// A TOML string.

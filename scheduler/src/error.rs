@@ -70,6 +70,24 @@ pub enum Error {
         address: String,
     },
 
+    /// Operator of the store: the store that has the address is silent. If this is the same machine with a new disk,
+    /// the old store must be given up first.
+    #[error(
+        "store {store} has address {address} and has been silent for {silent_seconds} s; {regions} regions still \
+         count on it. If its disk was wiped, wait until they are replicated elsewhere and try again, or \
+         declare it gone: skerry ctl store delete {store} --force"
+    )]
+    AddressOfSilentStore {
+        /// The store that has it.
+        store: u64,
+        /// The address both want.
+        address: String,
+        /// How long it has been silent.
+        silent_seconds: u64,
+        /// Regions that have a replica there.
+        regions: usize,
+    },
+
     /// Operator of the store: one of the two replicates nothing, so they cannot share the data.
     #[error(
         "store {alone} is standalone and must be the only one of its cluster, so store {refused} is refused: \
@@ -102,6 +120,10 @@ pub enum Error {
     #[error("region {0} not found")]
     UnknownRegion(u64),
 
+    /// Client: nothing is being done about the region, or was lately.
+    #[error("region {0} has no operator, and had none lately")]
+    NoOperator(u64),
+
     /// Client: no keyspace has this name or number.
     #[error("keyspace {0} not found")]
     UnknownKeyspace(String),
@@ -122,11 +144,12 @@ impl Error {
             Error::AlreadyBootstrapped => ErrorType::AlreadyBootstrapped,
             Error::StoreTombstone(_) => ErrorType::StoreTombstone,
             Error::IncompatibleVersion { .. } => ErrorType::IncompatibleVersion,
-            Error::AddressInUse { .. } | Error::StandaloneStore { .. } => ErrorType::Unknown,
+            Error::AddressInUse { .. } | Error::AddressOfSilentStore { .. } => ErrorType::Unknown,
+            Error::StandaloneStore { .. } => ErrorType::Unknown,
             Error::UnknownStore(_) | Error::NoSuchStore(_) => ErrorType::Unknown,
             Error::InvalidValue(_) => ErrorType::InvalidValue,
             Error::StaleRegion(_) => ErrorType::Unknown,
-            Error::UnknownRegion(_) => ErrorType::RegionNotFound,
+            Error::UnknownRegion(_) | Error::NoOperator(_) => ErrorType::RegionNotFound,
             Error::UnknownKeyspace(_) => ErrorType::EntryNotFound,
             Error::RangeNotCovered(_) => ErrorType::RegionsNotContainAllKeyRange,
         };

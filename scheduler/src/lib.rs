@@ -8,10 +8,14 @@
 //! | [`error`] | the one error enum, and its form on the wire | nothing |
 //! | [`moment`] | one reading of the clock, handed in with every event | nothing |
 //! | [`ids`], [`gc`], [`keyspace`], [`stores`], [`region_tree`] | one part of the state each | leaves above |
-//! | [`config`] | what a user may set | `error`, `stores` |
-//! | [`replicas`] | which replicas a region should have: the rule | `stores`, `region_tree` |
+//! | [`settings`], [`config`] | what an operator may change, what a user may set | `error`, `stores` |
+//! | [`location`] | where stores stand, by their labels | `stores`, `settings` |
+//! | [`operator`] | what is being done about a region, step by step | `region_tree` |
+//! | [`picture`], [`filter`] | what decisions see; which stores may take what, and why not | all above |
+//! | [`checkers`] | what is wrong with one region, and what to do about it | all above |
+//! | [`balance`] | what could be better although nothing is wrong | all above |
 //! | [`tso`] | timestamps | `moment` |
-//! | [`persist`] | what survives a restart: the table of keys | `error` |
+//! | [`persist`] | what survives a restart: the table of keys | `error`, `settings`, `balance` |
 //! | [`cluster`] | owner of all state but timestamps: events in, answers out | all above |
 //! | [`api`] | the JSON interface over HTTP | `cluster`, `server` |
 //! | [`server`] | gRPC and HTTP on one port; makes durable what the cluster decides | everything |
@@ -20,17 +24,23 @@
 //! is on disk. What heartbeats report is the exception, because they repeat it.
 
 pub mod api;
+pub mod balance;
+pub mod checkers;
 pub mod cluster;
 pub mod config;
 pub mod error;
+pub mod filter;
 pub mod gc;
 pub mod ids;
 pub mod keyspace;
+pub mod location;
 pub mod moment;
+pub mod operator;
 pub mod persist;
+pub mod picture;
 pub mod region_tree;
-pub mod replicas;
 pub mod server;
+pub mod settings;
 pub mod stores;
 pub mod tso;
 

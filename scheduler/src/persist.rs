@@ -5,14 +5,17 @@
 //!
 //! | key | value | written |
 //! | --- | --- | --- |
+//! | `c` `b` | balancers that are on, as JSON | when an operator turns one on or off |
 //! | `c` `i` | cluster id, 8 bytes | once, when the scheduler first starts |
 //! | `c` `m` | `metapb.Cluster` | at bootstrap: there is a cluster as soon as this key exists |
+//! | `c` `s` | settings of placement, as JSON | when an operator changes one |
 //! | `g` | safe point of garbage collection, 8 bytes | when it rises |
 //! | `i` | largest id that may be used, 8 bytes | once for a batch of ids |
 //! | `k` id | `keyspacepb.KeyspaceMeta` | at bootstrap |
 //! | `r` id | `metapb.Region` | a moment after heartbeats have changed it |
 //! | `s` id | `metapb.Store` | when a store registers with something new |
 //! | `t` | limit of timestamps in milliseconds, 8 bytes | ahead of use, about once a second |
+//! | `w` id | weights and limits of a store, as JSON | when an operator sets one |
 //!
 //! Numbers are big-endian. A [`Change`] is one row; the cluster decides changes, this file makes them
 //! durable, and then the cluster installs them. Start-up installs the same changes, read back.
@@ -27,13 +30,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
+use serde::Serialize;
 use skerry_proto::keyspacepb::KeyspaceMeta;
 use skerry_proto::metapb::{Cluster, Region, Store};
-use skerry_proto::types::{ClusterId, RegionId};
+use skerry_proto::types::{ClusterId, RegionId, StoreId};
 use skerry_raftstore::Error as EngineError;
 use skerry_raftstore::engine::{ColumnFamily, Durability, Engine, KeyRange, WriteBatch};
 
 use crate::Result;
+use crate::balance::Spec;
+use crate::settings::Settings;
+use crate::stores::StoreTuning;
 
 /// Where all rows are.
 const FAMILY: ColumnFamily = ColumnFamily::Raft;
@@ -47,6 +54,16 @@ pub enum Change {
     Cluster(Cluster),
     /// A store is registered.
     Store(Store),
+    /// A store that was a tombstone is forgotten.
+    StoreGone(StoreId),
+    /// An operator has set this about a store.
+    Tuning(StoreId, StoreTuning),
+    /// Nothing is set about a store any more.
+    TuningGone(StoreId),
+    /// An operator has changed how placement works.
+    Settings(Box<Settings>),
+    /// These balancers are on.
+    Balancers(Vec<Spec>),
     /// A region looks like this.
     Region(Region),
     /// A region is gone: others have its range.
@@ -106,6 +123,11 @@ fn encode(change: &Change) -> (Vec<u8>, Option<Vec<u8>>) {
         Change::ClusterId(id) => (b"ci".to_vec(), number(id.get())),
         Change::Cluster(cluster) => (b"cm".to_vec(), Some(cluster.encode_to_vec())),
         Change::Store(store) => (row(b's', store.id), Some(store.encode_to_vec())),
+        Change::StoreGone(id) => (row(b's', id.get()), None),
+        Change::Tuning(id, tuning) => (row(b'w', id.get()), Some(json(tuning))),
+        Change::TuningGone(id) => (row(b'w', id.get()), None),
+        Change::Settings(settings) => (b"cs".to_vec(), Some(json(settings))),
+        Change::Balancers(specs) => (b"cb".to_vec(), Some(json(specs))),
         Change::Region(region) => (row(b'r', region.id), Some(region.encode_to_vec())),
         Change::RegionGone(id) => (row(b'r', id.get()), None),
         Change::IdBound(bound) => (b"i".to_vec(), number(*bound)),
@@ -121,7 +143,9 @@ fn encode(change: &Change) -> (Vec<u8>, Option<Vec<u8>>) {
 fn decode(key: &[u8], value: &[u8]) -> Result<Change> {
     let change = match key {
         b"ci" => number(value).map(|id| Change::ClusterId(ClusterId::new(id))),
+        b"cb" => serde_json::from_slice(value).ok().map(Change::Balancers),
         b"cm" => message(value).map(Change::Cluster),
+        b"cs" => serde_json::from_slice(value).ok().map(Change::Settings),
         b"i" => number(value).map(Change::IdBound),
         b"t" => number(value).map(Change::TimestampLimit),
         b"g" => number(value).map(Change::SafePoint),
@@ -131,6 +155,10 @@ fn decode(key: &[u8], value: &[u8]) -> Result<Change> {
         [b'r', id @ ..] => {
             message(value).filter(|region: &Region| ids_match(id, region.id)).map(Change::Region)
         }
+        [b'w', id @ ..] => {
+            let tuning = serde_json::from_slice(value).ok();
+            number(id).map(StoreId::new).zip(tuning).map(|(id, it)| Change::Tuning(id, it))
+        }
         [b'k', ..] => message(value).map(Change::Keyspace),
         _ => None,
     };
@@ -138,6 +166,11 @@ fn decode(key: &[u8], value: &[u8]) -> Result<Change> {
         what: format!("scheduler row {}", key.escape_ascii()),
         reason: "neither key nor value is of this version of the program".to_string(),
     })?)
+}
+
+/// What no other program reads is written as people can read it.
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("strings, numbers and lists of them have a form in JSON")
 }
 
 /// The key of a row that there is for each id.
@@ -166,6 +199,7 @@ mod tests {
     use skerry_raftstore::engine::memory::MemoryEngine;
 
     use super::*;
+    use crate::balance::Name;
     use crate::keyspace::default_keyspace;
 
     fn everything() -> Vec<Change> {
@@ -177,14 +211,20 @@ mod tests {
             peers: vec![Peer { id: 4, store_id: 2, ..Peer::default() }],
         };
         vec![
+            Change::Balancers(vec![Spec { name: Name::EvictLeader, stores: [4].into() }]),
             Change::ClusterId(ClusterId::new(u64::MAX >> 1)),
             Change::Cluster(Cluster { id: 7, max_peer_count: 3 }),
+            Change::Settings(Box::new(Settings { store_limit: 7, ..Settings::default() })),
             Change::SafePoint(44),
             Change::IdBound(2_000),
             Change::Keyspace(default_keyspace(5_000)),
             Change::Region(region),
             Change::Store(Store { id: 2, address: "a:1".to_string(), ..Store::default() }),
             Change::TimestampLimit(1_700_000_000_000),
+            Change::Tuning(
+                StoreId::new(2),
+                StoreTuning { leader_weight: 0.5, ..StoreTuning::default() },
+            ),
         ]
     }
 

@@ -11,14 +11,17 @@
 //!    into may keep that region's version.
 //! 3. An accepted region replaces its own older record and every region it overlaps, in one step.
 //!
-//! **Invariant.** Regions in the tree never overlap, both maps hold the same regions, and the counts of
-//! replicas are theirs.
+//! 4. A heartbeat that repeats range, epoch and peers, as nearly all do, costs two look-ups.
+//!
+//! **Invariant.** Regions in the tree never overlap, both maps hold the same regions, and the tallies of
+//! stores ([`tally`]) are theirs.
 //!
 //! What it does not do: it never invents a region to fill a hole, and it knows nothing of stores.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use skerry_proto::metapb::{Peer, Region};
@@ -26,7 +29,16 @@ use skerry_proto::pdpb::{PeerStats, RegionHeartbeatRequest};
 use skerry_proto::region::{KeyBounds, is_before_end};
 use skerry_proto::types::{RegionId, StoreId};
 
+use crate::moment::Moment;
 use crate::{Error, Result};
+
+pub mod tally;
+
+use self::tally::Tallies;
+pub use self::tally::{Bag, HOT_RATE, Tally};
+
+/// The shortest time over which a rate is measured: reports come in bunches when something changes.
+const RATE_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// A region with what its leader has told about it. Shared, never changed: a heartbeat makes a new one.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -47,6 +59,32 @@ pub struct RegionRecord {
     pub keys: u64,
     /// What was read and written in the interval of the last heartbeat.
     pub flow: Flow,
+    /// Bytes a second, measured over the last few heartbeats.
+    load: Load,
+}
+
+/// How the bytes of several heartbeats become a rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Load {
+    /// When the bytes began to be counted; none before the first heartbeat.
+    since: Option<Moment>,
+    bytes: u64,
+    /// Bytes a second, half of it from the newest measurement.
+    rate: u64,
+}
+
+impl Load {
+    fn and(self, bytes: u64, now: Moment) -> Load {
+        // What the first heartbeat counts may have come in any time.
+        let Some(since) = self.since else { return Load { since: Some(now), ..self } };
+        let (bytes, elapsed) = (self.bytes.saturating_add(bytes), now.since(since));
+        if elapsed < RATE_INTERVAL_MIN {
+            return Load { bytes, ..self };
+        }
+        let milliseconds = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        let measured = bytes.saturating_mul(1_000) / milliseconds;
+        Load { since: Some(now), bytes: 0, rate: self.rate.midpoint(measured) }
+    }
 }
 
 /// Load of a region over one interval.
@@ -74,6 +112,7 @@ impl RegionRecord {
     pub fn reported(
         report: RegionHeartbeatRequest,
         earlier: Option<&RegionRecord>,
+        now: Moment,
     ) -> RegionRecord {
         let (size_mib, keys) = match (report.approximate_size, report.approximate_keys) {
             (0, 0) => earlier.map_or((0, 0), |earlier| (earlier.size_mib, earlier.keys)),
@@ -83,7 +122,10 @@ impl RegionRecord {
             0 => earlier.map_or(0, |earlier| earlier.term),
             told => told,
         };
+        let bytes = report.bytes_written.saturating_add(report.bytes_read);
+        let load = earlier.map(|earlier| earlier.load).unwrap_or_default();
         RegionRecord {
+            load: load.and(bytes, now),
             flow: Flow {
                 bytes_written: report.bytes_written,
                 bytes_read: report.bytes_read,
@@ -100,13 +142,56 @@ impl RegionRecord {
         }
     }
 
+    /// The same of a region whose range has changed.
+    pub fn with_region(&self, region: Region) -> RegionRecord {
+        RegionRecord { region, ..self.clone() }
+    }
+
     /// The id of the region.
     pub fn id(&self) -> RegionId {
         self.region.region_id()
     }
 
+    /// Bytes a second that are written to it and read of it.
+    pub fn rate(&self) -> u64 {
+        self.load.rate
+    }
+
+    /// What it weighs for balance: an empty region weighs something, and so does one of unknown size.
+    pub fn weight(&self) -> u64 {
+        self.size_mib.max(1)
+    }
+
+    /// Whether this replica follows and needs no snapshot first, by what the leader says.
+    pub fn is_well(&self, peer: &Peer) -> bool {
+        !self.is_silent(peer) && !self.pending_peers.iter().any(|pending| pending.id == peer.id)
+    }
+
+    /// Whether the leader has not heard from this replica for a while.
+    pub fn is_silent(&self, peer: &Peer) -> bool {
+        self.down_peers.iter().any(|down| down.peer.is_some_and(|it| it.id == peer.id))
+    }
+
+    /// Whether the leader is on this store.
+    pub fn is_led_from(&self, store: StoreId) -> bool {
+        self.leader.is_some_and(|leader| leader.store() == store)
+    }
+
+    /// The peers that vote, or will when a joint configuration is left.
+    pub fn voters(&self) -> impl Iterator<Item = &Peer> {
+        self.region.peers.iter().filter(|peer| !peer.is_learner())
+    }
+
     fn has_spoken(&self) -> bool {
         self.leader.is_some()
+    }
+
+    /// Whether `other` counts the same for the stores.
+    fn weighs_as(&self, other: &RegionRecord) -> bool {
+        self.leader.map(|leader| leader.id) == other.leader.map(|leader| leader.id)
+            && self.size_mib == other.size_mib
+            && self.rate() == other.rate()
+            && self.pending_peers == other.pending_peers
     }
 }
 
@@ -116,13 +201,18 @@ pub struct RegionTree {
     by_id: BTreeMap<RegionId, Arc<RegionRecord>>,
     /// Start key of each region. Ranges do not overlap, so starts are as good as ranges.
     by_start: BTreeMap<Bytes, RegionId>,
-    /// How many regions have a replica on a store. Never 0.
-    replicas: BTreeMap<StoreId, usize>,
+    tallies: Tallies,
+    /// How many regions have a leader that has spoken.
+    spoken: usize,
 }
 
 impl RegionTree {
     /// Takes `record` in if the epoch rule lets it; answers the ids of other regions it has replaced.
     pub fn accept(&mut self, record: RegionRecord) -> Result<Vec<RegionId>> {
+        if self.repeats(&record) {
+            self.renew(record);
+            return Ok(Vec::new());
+        }
         self.check(&record)?;
         let id = record.id();
         let mut replaced = Vec::new();
@@ -134,13 +224,33 @@ impl RegionTree {
         }
         // Its old range need not overlap the new one.
         self.remove(id);
-        for peer in &record.region.peers {
-            *self.replicas.entry(peer.store()).or_default() += 1;
-        }
+        self.tallies.add(&record);
+        self.spoken += usize::from(record.has_spoken());
         self.by_start.insert(record.region.start_key.clone(), id);
         self.by_id.insert(id, Arc::new(record));
         assert_eq!(self.by_id.len(), self.by_start.len(), "two regions begin at one key");
         Ok(replaced)
+    }
+
+    /// Whether `record` has range, epoch and peers of what is known, and is not of an older term: then the rule
+    /// need not be asked, since what is known has passed it.
+    fn repeats(&self, record: &RegionRecord) -> bool {
+        let is_repeated = |known: &Arc<RegionRecord>| {
+            known.region == record.region && (record.term == 0 || record.term >= known.term)
+        };
+        self.by_id.get(&record.id()).is_some_and(is_repeated)
+    }
+
+    /// Replaces the record of the same region.
+    fn renew(&mut self, record: RegionRecord) {
+        let known = self.by_id.get_mut(&record.id()).expect("the region is known");
+        self.spoken += usize::from(record.has_spoken());
+        self.spoken -= usize::from(known.has_spoken());
+        if !known.weighs_as(&record) {
+            self.tallies.remove(known);
+            self.tallies.add(&record);
+        }
+        *known = Arc::new(record);
     }
 
     /// Forgets a region; nothing if it is unknown.
@@ -148,23 +258,29 @@ impl RegionTree {
         if let Some(record) = self.by_id.remove(&id) {
             let removed = self.by_start.remove(&record.region.start_key);
             assert_eq!(removed, Some(id), "the two maps differ about {id}");
-            for peer in &record.region.peers {
-                self.forget_replica(peer.store());
-            }
+            self.tallies.remove(&record);
+            self.spoken -= usize::from(record.has_spoken());
         }
     }
 
-    fn forget_replica(&mut self, store: StoreId) {
-        let count = self.replicas.get_mut(&store).expect("it was counted when the region came");
-        *count -= 1;
-        if *count == 0 {
-            self.replicas.remove(&store);
-        }
+    /// What a store holds.
+    pub fn on(&self, store: StoreId) -> &Tally {
+        self.tallies.get(store)
     }
 
     /// How many regions have a replica on `store`.
     pub fn replicas_on(&self, store: StoreId) -> usize {
-        self.replicas.get(&store).copied().unwrap_or(0)
+        self.on(store).replicas.len()
+    }
+
+    /// How many regions have told of themselves in this life of the scheduler.
+    pub fn spoken(&self) -> usize {
+        self.spoken
+    }
+
+    /// At most `limit` regions after the one with this id, by id.
+    pub fn after(&self, id: RegionId, limit: usize) -> impl Iterator<Item = &Arc<RegionRecord>> {
+        self.by_id.range((Excluded(id), Unbounded)).map(|(_, record)| record).take(limit)
     }
 
     /// All regions, by id.
@@ -258,8 +374,25 @@ mod tests {
 
     use super::*;
 
+    const NOW: Moment = Moment { monotonic: Duration::from_secs(50), wall_ms: 0 };
+
+    /// What the tallies of all stores must say, by asking every region.
+    fn assert_tallied(tree: &RegionTree) {
+        for store in (1..=3).map(StoreId::new) {
+            let here = || tree.iter().filter(|it| it.region.peer_on_store(store).is_some());
+            let led = || tree.iter().filter(|it| it.is_led_from(store));
+            let tally = tree.on(store);
+            assert_eq!(tally.replicas.len(), here().count());
+            assert_eq!(tally.leaders.len(), led().count());
+            assert!(here().all(|it| tally.replicas.iter().any(|id| id == it.id())));
+            assert_eq!(tally.size_mib, here().map(|it| it.weight()).sum::<u64>());
+        }
+        assert_eq!(tree.spoken(), tree.iter().filter(|it| it.leader.is_some()).count());
+    }
+
     fn record(id: u64, version: u64, start: &[u8], end: &[u8], spoken: bool) -> RegionRecord {
-        let peer = Peer { id: id + 100, store_id: 1, ..Peer::default() };
+        let store_id = 1 + (id + version) % 3;
+        let peer = Peer { id: id + 100, store_id, ..Peer::default() };
         let region = Region {
             id,
             start_key: Bytes::copy_from_slice(start),
@@ -267,7 +400,8 @@ mod tests {
             region_epoch: Some(RegionEpoch { conf_ver: 1, version }),
             peers: vec![peer],
         };
-        RegionRecord { leader: spoken.then_some(peer), ..RegionRecord::silent(region) }
+        let size_mib = id * version;
+        RegionRecord { leader: spoken.then_some(peer), size_mib, ..RegionRecord::silent(region) }
     }
 
     /// One report with small ids, keys and versions, so that collisions of every kind are common.
@@ -309,7 +443,7 @@ mod tests {
                         prop_assert_eq!(owners, vec![id]);
                     }
                 }
-                prop_assert_eq!(tree.replicas_on(StoreId::new(1)), tree.len());
+                assert_tallied(&tree);
             }
         }
 
@@ -337,6 +471,22 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_is_measured_over_a_second_at_least() {
+        let at = |ms| Moment { monotonic: Duration::from_millis(ms), wall_ms: 0 };
+        let report = |bytes_written| RegionHeartbeatRequest {
+            bytes_written,
+            ..RegionHeartbeatRequest::default()
+        };
+        let mut record = RegionRecord::reported(report(9_999), None, at(0));
+        let mut rates = Vec::new();
+        for (bytes, ms) in [(1_000, 500), (3_000, 1_000), (0, 1_100), (0, 3_000)] {
+            record = RegionRecord::reported(report(bytes), Some(&record), at(ms));
+            rates.push(record.rate());
+        }
+        assert_eq!(rates, [0, 2_000, 2_000, 1_000]);
+    }
+
+    #[test]
     fn sizes_are_kept_until_they_are_known_and_never_round_to_nothing() {
         let report = |size, keys| RegionHeartbeatRequest {
             approximate_size: size,
@@ -344,12 +494,12 @@ mod tests {
             ..RegionHeartbeatRequest::default()
         };
         let sizes = |record: &RegionRecord| (record.size_mib, record.keys);
-        let empty = RegionRecord::reported(report(1, 0), None);
+        let empty = RegionRecord::reported(report(1, 0), None, NOW);
         assert_eq!(sizes(&empty), (1, 0));
-        let grown = RegionRecord::reported(report(7 << 20, 30), Some(&empty));
+        let grown = RegionRecord::reported(report(7 << 20, 30), Some(&empty), NOW);
         assert_eq!(sizes(&grown), (7, 30));
-        let unknown = RegionRecord::reported(report(0, 0), Some(&grown));
+        let unknown = RegionRecord::reported(report(0, 0), Some(&grown), NOW);
         assert_eq!(sizes(&unknown), (7, 30));
-        assert_eq!(sizes(&RegionRecord::reported(report(0, 0), None)), (0, 0));
+        assert_eq!(sizes(&RegionRecord::reported(report(0, 0), None, NOW)), (0, 0));
     }
 }

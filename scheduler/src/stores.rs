@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use skerry_proto::metapb::{self, NodeState, StoreState};
 use skerry_proto::pdpb::StoreStats;
 use skerry_proto::types::StoreId;
@@ -21,6 +22,28 @@ pub struct StoreRecord {
     /// When this life of the scheduler came to know it: as long as it has not spoken, its silence counts from
     /// here.
     pub known_since: Moment,
+    /// What an operator has set about it.
+    pub tuning: StoreTuning,
+}
+
+/// What an operator may set about one store besides its labels. Durable.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct StoreTuning {
+    /// Share of leaders it gets, beside stores of weight 1.
+    pub leader_weight: f64,
+    /// Share of replicas it gets.
+    pub region_weight: f64,
+    /// Replicas of usual size that may be begun here in a minute, if not as everywhere.
+    pub add_limit: Option<u32>,
+    /// Replicas that may be taken away in a minute.
+    pub remove_limit: Option<u32>,
+}
+
+impl Default for StoreTuning {
+    fn default() -> StoreTuning {
+        StoreTuning { leader_weight: 1.0, region_weight: 1.0, add_limit: None, remove_limit: None }
+    }
 }
 
 /// What a store said of itself, and when.
@@ -70,8 +93,7 @@ impl StoreRecord {
             StoreState::Offline => return Liveness::Offline,
             StoreState::Up => {}
         }
-        let last = self.heartbeat.as_ref().map_or(self.known_since, |heartbeat| heartbeat.at);
-        match now.since(last) {
+        match self.silence(now) {
             silence if silence > patience.down => Liveness::Down,
             silence if silence > patience.disconnected => Liveness::Disconnected,
             _ if self.heartbeat.is_none() => Liveness::Disconnected,
@@ -84,6 +106,18 @@ impl StoreRecord {
         StoreId::new(self.store.id)
     }
 
+    /// How long it has been silent; since when this life of the scheduler began if it has not spoken in it.
+    pub fn silence(&self, now: Moment) -> Duration {
+        let last = self.heartbeat.as_ref().map_or(self.known_since, |heartbeat| heartbeat.at);
+        now.since(last)
+    }
+
+    /// The value of a label, if it has one.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        let label = self.store.labels.iter().find(|label| label.key == key);
+        label.map(|label| &label.value[..])
+    }
+
     /// The store as clients see it: with the time of its last heartbeat, in nanoseconds as the wire has it.
     pub fn described(&self) -> metapb::Store {
         let mut store = self.store.clone();
@@ -94,15 +128,17 @@ impl StoreRecord {
         store
     }
 
-    fn is_tombstone(&self) -> bool {
+    /// Whether it was emptied for good.
+    pub fn is_tombstone(&self) -> bool {
         self.store.state() == StoreState::Tombstone
     }
 }
 
 /// All stores, by id.
 ///
-/// Invariant: no two stores that are not tombstones share an address, and a standalone one is the only one.
-#[derive(Debug, Default)]
+/// Invariant: no two stores that are not tombstones, and whose disks are not gone, share an address, and a
+/// standalone one is the only one.
+#[derive(Clone, Debug, Default)]
 pub struct Stores {
     records: BTreeMap<StoreId, StoreRecord>,
 }
@@ -164,10 +200,23 @@ impl Stores {
         match self.records.get_mut(&StoreId::new(store.id)) {
             Some(record) => record.store = store,
             None => {
-                let record = StoreRecord { store, heartbeat: None, known_since: now };
+                let tuning = StoreTuning::default();
+                let record = StoreRecord { store, heartbeat: None, known_since: now, tuning };
                 self.records.insert(record.id(), record);
             }
         }
+    }
+
+    /// Takes over what an operator has set about a store; nothing if there is no such store any more.
+    pub fn tune(&mut self, id: StoreId, tuning: StoreTuning) {
+        if let Some(record) = self.records.get_mut(&id) {
+            record.tuning = tuning;
+        }
+    }
+
+    /// Forgets a store for good.
+    pub fn remove(&mut self, id: StoreId) {
+        self.records.remove(&id);
     }
 
     /// Records a heartbeat; answers the store.
@@ -214,7 +263,9 @@ impl Stores {
 
     fn check_addresses(&self, store: &metapb::Store) -> Result<()> {
         let others = self.records.values().filter(|record| record.store.id != store.id);
-        for other in others.filter(|record| !record.is_tombstone()) {
+        // Where the disk is gone nobody listens any more.
+        let is_gone = |it: &&StoreRecord| it.is_tombstone() || it.store.physically_destroyed;
+        for other in others.filter(|record| !is_gone(record)) {
             for wanted in [&store.address, &store.peer_address] {
                 let taken = [&other.store.address, &other.store.peer_address];
                 if !wanted.is_empty() && taken.contains(&wanted) {

@@ -93,10 +93,8 @@ enum Command {
         #[arg(key)]
         down: Option<String>,
     },
-    /// Regions led from a store that want something to be done about their replicas.
-    Wanting {
-        store: u64,
-    },
+    /// Lets the scheduler look after everything by itself, and tells the stores what it has decided.
+    Tick,
     /// Tells a store unasked what a region wants.
     Tell {
         region: u64,
@@ -197,7 +195,8 @@ impl Runner {
 
 fn restore(engine: &Arc<MemoryEngine>, now: Moment) -> Cluster {
     let rows = Storage::new(Arc::clone(engine) as Arc<_>).load().expect("the rows are good");
-    let config = SchedulerConfig { id_batch: 10, ..SchedulerConfig::default() };
+    let config =
+        SchedulerConfig { id_batch: 10, store_down_ms: 1_800_000, ..SchedulerConfig::default() };
     Cluster::restore(ID, &config, rows, now)
 }
 
@@ -249,7 +248,7 @@ impl Runner {
                 let mut store = new_store(*id, address.as_deref(), version.as_deref());
                 store.peer_address = peer_address.clone().unwrap_or_default();
                 store.labels = label.iter().map(|label| parse_label(label)).collect();
-                let decision = self.cluster.put_store(Some(store));
+                let decision = self.cluster.put_store(Some(store), self.now());
                 self.carry_out(context, decision, |()| "registered".to_string())
             }
             Command::Bury { id } => {
@@ -266,6 +265,21 @@ impl Runner {
                 self.tell(context, RegionId::new(*region), StoreId::new(*store))
             }
             Command::Beat { .. } => self.beat(command, context),
+            Command::Tick => {
+                let now = self.now();
+                let decision = self.cluster.tick(now);
+                let mut told = self.carry_out(context, decision, |_| String::new())?;
+                told.truncate(told.trim_end().len());
+                told += if told.is_empty() { "" } else { "\n" };
+                let stores: Vec<StoreId> =
+                    self.cluster.stores().map_err(described)?.map(StoreRecord::id).collect();
+                for store in stores {
+                    for region in self.cluster.regions_to_tell(store, usize::MAX) {
+                        told += &self.tell(context, region, store)?;
+                    }
+                }
+                Ok(told)
+            }
             report => self.report(report),
         }
     }
@@ -289,7 +303,8 @@ impl Runner {
             down_peers: down.iter().map(stats).collect(),
             ..RegionHeartbeatRequest::default()
         };
-        self.cluster.region_heartbeat(report).map_err(described)?;
+        let now = self.now();
+        self.cluster.region_heartbeat(report, now).map_err(described)?;
         if !self.cluster.wants_step(id, self.now()) {
             return Ok(String::new());
         }
@@ -317,7 +332,8 @@ impl Runner {
             }
             Command::ReportSplit(regions) => {
                 let regions = regions.iter().map(|region| parse_region(region)).collect();
-                self.cluster.report_split(regions).map_err(described)?;
+                let now = self.now();
+                self.cluster.report_split(regions, now).map_err(described)?;
             }
             question => return self.look(question),
         }
@@ -327,11 +343,6 @@ impl Runner {
     /// Questions.
     fn look(&self, command: &Command) -> Outcome {
         match command {
-            Command::Wanting { store } => {
-                let found =
-                    self.cluster.regions_in_want(StoreId::new(*store), usize::MAX, self.now());
-                Ok(found.iter().map(|id| format!("{id}\n")).collect())
-            }
             Command::Settings => {
                 let settings = self.cluster.settings().map_err(described)?;
                 let (id, replicas) = (settings.id, settings.max_peer_count);
@@ -380,6 +391,11 @@ fn writes(changes: &[Change]) -> String {
         Change::ClusterId(id) => format!("id {id}"),
         Change::Cluster(_) => "settings".to_string(),
         Change::Store(store) => format!("s{}", store.id),
+        Change::StoreGone(id) => format!("-{id}"),
+        Change::Tuning(id, _) => format!("tuning of {id}"),
+        Change::TuningGone(id) => format!("-tuning of {id}"),
+        Change::Settings(_) => "schedule".to_string(),
+        Change::Balancers(_) => "balancers".to_string(),
         Change::Region(region) => format!("r{}", region.id),
         Change::RegionGone(id) => format!("-{id}"),
         Change::IdBound(bound) => format!("ids up to {bound}"),
@@ -401,14 +417,10 @@ fn print_store(record: &StoreRecord, now: Moment) -> String {
 }
 
 fn print_instruction(instruction: Option<Instruction>) -> String {
-    let Some(Instruction { region_id, epoch, leader, change }) = instruction else {
+    let Some(Instruction { region_id, epoch, leader, order }) = instruction else {
         return "nothing".to_string();
     };
-    let what = change.map_or("leave joint".to_string(), |change| {
-        let peer = change.peer.expect("a change is of a peer");
-        format!("{} {peer}", change.change_type().as_str_name())
-    });
-    format!("{leader} of {region_id} at {epoch}: {what}")
+    format!("{leader} of {region_id} at {epoch}: {order}")
 }
 
 fn print_split(ids: &[SplitId]) -> String {
@@ -503,6 +515,9 @@ fn parse_peer(text: &str) -> Peer {
     let number = |text: &str| text[1..].parse().expect("a letter and a number");
     Peer { id: number(id), store_id: number(store), role: role.into() }
 }
+
+mod model;
+mod placement;
 
 #[test]
 fn scripts() {

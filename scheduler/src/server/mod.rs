@@ -12,7 +12,8 @@
 //!    waits for its turn, writes, and answers after that (`shared.rs`).
 //! 4. Timestamps have a mutex of their own; one task keeps their window ahead (`timestamps.rs`).
 //! 5. A second task writes what heartbeats have changed about regions once a second.
-//! 6. When told to stop, streams end with UNAVAILABLE, open calls are answered, and after a grace period
+//! 6. A third lets the cluster look after balance ten times a second; what it decides is told on the streams.
+//! 7. When told to stop, streams end with UNAVAILABLE, open calls are answered, and after a grace period
 //!    what is still open is cut.
 //!
 //! # Invariants
@@ -25,6 +26,7 @@
 //! beyond those in `placement.rs`.
 
 mod keyspaces;
+mod moves;
 mod placement;
 mod reply;
 mod shared;
@@ -137,6 +139,7 @@ impl Scheduler {
             () = overdue => Ok(()),
             never = shared.timestamps.keep_window(&shared.storage) => never,
             never = shared.keep_regions_saved() => never,
+            never = shared.keep_balance() => never,
         };
         shared.save_regions().await;
         info!(shared.logger, "scheduler has stopped");

@@ -12,9 +12,9 @@ use slog::info;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Shared;
 use super::reply::{Reply, admit, header, reply, status};
 use super::streams::{Answers, heartbeats};
+use super::{Shared, moves};
 use crate::Error;
 use crate::cluster::Cluster;
 use crate::region_tree::RegionRecord;
@@ -157,7 +157,7 @@ impl Pd for Placement {
         admit(&self.shared, request.header.as_ref())?;
         let (id, address) =
             request.store.as_ref().map_or((0, String::new()), |it| (it.id, it.address.clone()));
-        let done = self.shared.decide(|cluster, _| cluster.put_store(request.store)).await;
+        let done = self.shared.decide(|cluster, now| cluster.put_store(request.store, now)).await;
         match &done {
             Ok(()) => info!(self.shared.logger, "store registered"; "store" => id, "at" => address),
             Err(error) => info!(self.shared.logger, "store refused: {}", error; "store" => id),
@@ -204,9 +204,6 @@ impl Pd for Placement {
         let missing = || status(&Error::Malformed("a store heartbeat without stats".to_string()));
         let stats = request.stats.ok_or_else(missing)?;
         let news = self.shared.cluster().store_heartbeat(stats, self.shared.now());
-        if news.as_ref().is_ok_and(|news| news.has_come_up) {
-            self.shared.stores_up.send_replace(());
-        }
         reply(&self.shared, news, |header, news| match news {
             Some(news) => StoreHeartbeatResponse {
                 header,
@@ -320,8 +317,84 @@ impl Pd for Placement {
     ) -> Reply<ReportBatchSplitResponse> {
         let request = request.into_inner();
         admit(&self.shared, request.header.as_ref())?;
-        let done = self.shared.cluster().report_split(request.regions);
+        let done = self.shared.cluster().report_split(request.regions, self.shared.now());
         reply(&self.shared, done, |header, _| ReportBatchSplitResponse { header })
+    }
+
+    // ---- Regions: cutting and spreading them on request.
+
+    async fn split_regions(
+        &self,
+        request: Request<SplitRegionsRequest>,
+    ) -> Reply<SplitRegionsResponse> {
+        let request = request.into_inner();
+        admit(&self.shared, request.header.as_ref())?;
+        let done = moves::split(&self.shared, &request.split_keys, request.retry_limit).await;
+        reply(&self.shared, done, |header, several| {
+            let several = several.unwrap_or_default();
+            let (finished_percentage, regions_id) = (several.percentage(), ids(several.well));
+            SplitRegionsResponse { header, finished_percentage, regions_id }
+        })
+    }
+
+    async fn scatter_region(
+        &self,
+        request: Request<ScatterRegionRequest>,
+    ) -> Reply<ScatterRegionResponse> {
+        let request = request.into_inner();
+        admit(&self.shared, request.header.as_ref())?;
+        // The older form names one.
+        let named = match request.regions_id.is_empty() {
+            true => vec![request.region_id],
+            false => request.regions_id,
+        };
+        let named: Vec<RegionId> = named.into_iter().map(RegionId::new).collect();
+        let done = moves::scatter(&self.shared, &named).await;
+        reply(&self.shared, done, |header, several| {
+            let several = several.unwrap_or_default();
+            ScatterRegionResponse {
+                header,
+                finished_percentage: several.percentage(),
+                failed_regions_id: ids(several.failed.into_keys()),
+            }
+        })
+    }
+
+    async fn split_and_scatter_regions(
+        &self,
+        request: Request<SplitAndScatterRegionsRequest>,
+    ) -> Reply<SplitAndScatterRegionsResponse> {
+        let request = request.into_inner();
+        admit(&self.shared, request.header.as_ref())?;
+        let keys = &request.split_keys;
+        let done = async {
+            let cut = moves::split(&self.shared, keys, request.retry_limit).await?;
+            let spread = moves::scatter(&self.shared, &cut.well).await?;
+            Ok((cut, spread))
+        };
+        reply(&self.shared, done.await, |header, several| {
+            let (cut, spread) = several.unwrap_or_default();
+            SplitAndScatterRegionsResponse {
+                header,
+                split_finished_percentage: cut.percentage(),
+                scatter_finished_percentage: spread.percentage(),
+                regions_id: ids(cut.well),
+            }
+        })
+    }
+
+    async fn get_operator(
+        &self,
+        request: Request<GetOperatorRequest>,
+    ) -> Reply<GetOperatorResponse> {
+        let request = request.into_inner();
+        admit(&self.shared, request.header.as_ref())?;
+        let region = RegionId::new(request.region_id);
+        let found = moves::operator(&self.shared.cluster(), region, header(&self.shared));
+        reply(&self.shared, found, |header, found| match found {
+            Some(found) => found,
+            None => GetOperatorResponse { header, ..GetOperatorResponse::default() },
+        })
     }
 
     // ---- Garbage collection.
@@ -448,6 +521,10 @@ fn regions(records: Vec<Arc<RegionRecord>>) -> Vec<Region> {
 
 fn bounds(range: &KeyRange) -> KeyBounds<'_> {
     KeyBounds::new(&range.start_key, &range.end_key)
+}
+
+fn ids(regions: impl IntoIterator<Item = RegionId>) -> Vec<u64> {
+    regions.into_iter().map(RegionId::get).collect()
 }
 
 /// A limit on the wire: 0 and negative numbers mean that there is none.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use skerry_proto::types::ClusterId;
 use skerry_raftstore::engine::Durability;
 use skerry_raftstore::time::{Clock, fatal};
-use slog::Logger;
+use slog::{Logger, warn};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::MissedTickBehavior;
@@ -38,8 +38,8 @@ pub(crate) struct Shared {
     pub(super) timestamps: Timestamps,
     /// Set once, when the server is told to stop; streams end then.
     pub(super) stop: watch::Sender<bool>,
-    /// Changes when a store comes up.
-    pub(super) stores_up: watch::Sender<()>,
+    /// Changes when a store is to be told something unasked.
+    pub(super) news: watch::Sender<()>,
     clock: Arc<dyn Clock>,
     /// Guards the whole state. Held for a lookup or an insertion, never across an await, a write or a
     /// conversion of many regions.
@@ -72,7 +72,7 @@ impl Shared {
             storage,
             timestamps,
             stop: watch::Sender::new(false),
-            stores_up: watch::Sender::new(()),
+            news: watch::Sender::new(()),
             clock,
             cluster: Mutex::new(cluster),
             turn: Arc::new(Semaphore::new(1)),
@@ -93,7 +93,7 @@ impl Shared {
 
     /// When stores count as disconnected and down.
     pub(crate) fn patience(&self) -> Patience {
-        self.config.patience()
+        self.cluster().patience()
     }
 
     /// Lets the cluster decide, makes the decision durable, and then answers.
@@ -129,6 +129,26 @@ impl Shared {
             drop(turn);
         })
         .await;
+    }
+
+    /// Lets the cluster look after balance and after what is late, again and again; never returns.
+    pub(super) async fn keep_balance(self: &Arc<Self>) -> ! {
+        let period = Duration::from_millis(self.config.schedule_interval_ms);
+        let mut ticks = tokio::time::interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            match self.decide(|cluster, now| cluster.tick(now)).await {
+                Ok(true) => self.tell_news(),
+                Ok(false) => {}
+                Err(error) => warn!(self.logger, "nothing is decided: {}", error),
+            }
+        }
+    }
+
+    /// Wakes the streams: some store is to be told something.
+    pub(crate) fn tell_news(&self) {
+        self.news.send_replace(());
     }
 
     /// Saves regions again and again; never returns.

@@ -2,8 +2,8 @@
 //! Used by `placement.rs`.
 //!
 //! A store has one stream of heartbeats, for all regions that it leads. On it the scheduler says four things:
-//! that a heartbeat is refused, what its leader shall do, the same unasked when a store has come up that regions
-//! may have waited for, and, when it has had nothing to say for long, that it is alive.
+//! that a heartbeat is refused, what its leader shall do, the same unasked when something has been decided, and,
+//! when it has had nothing to say for long, that it is alive.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use skerry_proto::pdpb::{ChangePeerV2, RegionHeartbeatRequest, RegionHeartbeatResponse};
+use skerry_proto::pdpb::{
+    ChangePeerV2, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitRegion, TransferLeader,
+};
 use skerry_proto::types::{RegionId, StoreId};
 use slog::{debug, info, warn};
 use tokio::sync::mpsc;
@@ -26,6 +28,7 @@ use super::Shared;
 use super::reply::{admit, header, reply, stopping};
 use crate::Error;
 use crate::cluster::Instruction;
+use crate::operator::Order;
 
 /// Requests that are answered together, so that a client that sends faster than it is answered costs
 /// less for each.
@@ -141,7 +144,7 @@ pub(super) fn heartbeats(
 /// What makes a stream of heartbeats say something.
 enum StreamEvent {
     Report(Box<RegionHeartbeatRequest>),
-    StoreUp,
+    News,
     Quiet,
     Stop,
 }
@@ -152,7 +155,7 @@ async fn read_heartbeats(
     outbound: mpsc::Sender<Result<RegionHeartbeatResponse, Status>>,
 ) {
     let mut stop = shared.stop.subscribe();
-    let mut stores_up = shared.stores_up.subscribe();
+    let mut news = shared.news.subscribe();
     let mut speaker = None;
     let mut keep_alive = tokio::time::interval(Duration::from_millis(shared.config.keep_alive_ms));
     keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -164,7 +167,7 @@ async fn read_heartbeats(
                 Ok(None) | Err(_) => return,
             },
             // Its sender lives in `shared`.
-            _ = stores_up.changed() => StreamEvent::StoreUp,
+            _ = news.changed() => StreamEvent::News,
             _ = keep_alive.tick() => StreamEvent::Quiet,
             _ = stop.wait_for(|stop| *stop) => StreamEvent::Stop,
             () = outbound.closed() => return,
@@ -174,7 +177,7 @@ async fn read_heartbeats(
                 speaker = report.leader.map(|leader| leader.store());
                 on_report(&shared, *report).await
             }
-            StreamEvent::StoreUp => {
+            StreamEvent::News => {
                 tell_all(&shared, speaker, &outbound).await;
                 None
             }
@@ -209,7 +212,7 @@ async fn on_report(
     }
     let target_peer = report.leader;
     let region = report.region.as_ref().map(|region| region.region_id());
-    let result = shared.cluster().region_heartbeat(report);
+    let result = shared.cluster().region_heartbeat(report, shared.now());
     match &result {
         Ok(()) => {
             let speaker = target_peer.expect("none is accepted without").store();
@@ -228,16 +231,15 @@ async fn on_report(
     Some(refusal.map(tonic::Response::into_inner))
 }
 
-/// Tells a store what its regions want, without being asked. What finds no room is told with the next
-/// heartbeat.
+/// Tells a store what has been decided about its regions, without being asked. What finds no room is told later.
 async fn tell_all(
     shared: &Arc<Shared>,
     speaker: Option<StoreId>,
     outbound: &mpsc::Sender<Result<RegionHeartbeatResponse, Status>>,
 ) {
     let Some(store) = speaker else { return };
-    let wanting = shared.cluster().regions_in_want(store, outbound.capacity(), shared.now());
-    for region in wanting {
+    let told = shared.cluster().regions_to_tell(store, outbound.capacity());
+    for region in told {
         let Some(instruction) = next_step(shared, region, store).await else { continue };
         if outbound.try_send(Ok(instruction)).is_err() {
             return;
@@ -266,20 +268,25 @@ async fn next_step(
 }
 
 fn to_wire(shared: &Shared, instruction: Instruction) -> RegionHeartbeatResponse {
-    let Instruction { region_id, epoch, leader, change } = instruction;
-    let to = change.map_or("leave the joint configuration".to_string(), |change| {
-        let peer = change.peer.unwrap_or_default();
-        format!("{} {peer}", change.change_type().as_str_name())
-    });
-    info!(shared.logger, "a leader is told to {}", to; "region" => %region_id, "epoch" => %epoch,
+    let Instruction { region_id, epoch, leader, order } = instruction;
+    info!(shared.logger, "a leader is told to {}", order; "region" => %region_id, "epoch" => %epoch,
         "leader" => %leader);
-    RegionHeartbeatResponse {
+    let mut answer = RegionHeartbeatResponse {
         header: header(shared),
         region_id: region_id.get(),
         region_epoch: Some(epoch),
         target_peer: Some(leader),
-        change_peer: change,
-        change_peer_v2: change.is_none().then(ChangePeerV2::default),
         ..RegionHeartbeatResponse::default()
+    };
+    match order {
+        Order::Change(change) => answer.change_peer = Some(change),
+        Order::ChangeJointly(changes) => answer.change_peer_v2 = Some(ChangePeerV2 { changes }),
+        Order::Transfer(heir) => {
+            answer.transfer_leader = Some(TransferLeader { peer: Some(heir), peers: Vec::new() });
+        }
+        Order::Split { policy, keys } => {
+            answer.split_region = Some(SplitRegion { policy: policy.into(), keys });
+        }
     }
+    answer
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use skerry_proto::eraftpb::ConfChangeType;
 use skerry_proto::metapb::{self, Peer, PeerRole, Region};
-use skerry_proto::pdpb::{PeerStats, RegionHeartbeatRequest, StoreStats};
+use skerry_proto::pdpb::{ChangePeer, PeerStats, RegionHeartbeatRequest, StoreStats};
 use skerry_proto::raft_cmdpb::admin_request::Command;
 use skerry_proto::raft_cmdpb::{
     BatchSplitRequest, ChangePeerRequest, ChangePeerV2Request, SplitRequest, TransferLeaderRequest,
@@ -27,6 +27,7 @@ use skerry_raftstore::effects::{RegionReport, SplitAsk};
 use skerry_scheduler::cluster::{Cluster, Decision, Instruction};
 use skerry_scheduler::config::SchedulerConfig;
 use skerry_scheduler::moment::Moment as Reading;
+use skerry_scheduler::operator::Order;
 use skerry_scheduler::region_tree::RegionRecord;
 
 use super::chance::Chance;
@@ -89,7 +90,7 @@ impl Scheduler {
         let first = (Some(store(ids[0])), Some(region.clone()));
         take(&mut cluster, |cluster| cluster.bootstrap(first.0, first.1, Reading::default()));
         for id in &ids[1..stores] {
-            take(&mut cluster, |cluster| cluster.put_store(Some(store(*id))));
+            take(&mut cluster, |cluster| cluster.put_store(Some(store(*id)), Reading::default()));
         }
         let region = Region {
             region_epoch: Some(metapb::RegionEpoch { conf_ver: replicas as u64, version: 1 }),
@@ -106,7 +107,7 @@ impl Scheduler {
     }
 
     /// Hears from the leader of a region. A report that is older than the picture is refused, as it should be.
-    pub fn report(&mut self, report: RegionReport) {
+    pub fn report(&mut self, report: RegionReport, now: Moment) {
         let peer = |id: PeerId| report.region.peer_by_id(id).copied();
         // A tick is a tenth of a second.
         let stats =
@@ -120,13 +121,13 @@ impl Scheduler {
             region: Some(report.region),
             ..RegionHeartbeatRequest::default()
         };
-        let _ = self.cluster.region_heartbeat(request);
+        let _ = self.cluster.region_heartbeat(request, reading(now));
     }
 
     /// What the scheduler's own rule wants of the leader of a region, if there is one. All stores live: it is asked
     /// only when everything has healed.
     pub fn rule(&mut self, region: RegionId, now: Moment) -> Option<Step> {
-        let now = Reading { monotonic: Duration::from_micros(now), wall_ms: 0 };
+        let now = reading(now);
         for store in &self.stores {
             let stats = StoreStats { store_id: store.get(), ..StoreStats::default() };
             self.cluster.store_heartbeat(stats, now).expect("all stores have registered");
@@ -134,11 +135,22 @@ impl Scheduler {
         let record = self.cluster.region_by_id(region).expect("the cluster is bootstrapped")?;
         let store = record.leader?.store();
         let told = take(&mut self.cluster, |cluster| cluster.next_step(region, store, now));
-        let Instruction { leader, change, .. } = told?;
-        let changes = change
-            .into_iter()
-            .map(|change| ChangePeerRequest { change_type: change.change_type, peer: change.peer });
-        let command = Command::ChangePeerV2(several(changes.collect()));
+        let Instruction { leader, order, .. } = told?;
+        let known = |change: ChangePeer| ChangePeerRequest {
+            change_type: change.change_type,
+            peer: change.peer,
+        };
+        let command = match order {
+            Order::Change(change) => Command::ChangePeerV2(several(vec![known(change)])),
+            Order::ChangeJointly(changes) => {
+                Command::ChangePeerV2(several(changes.into_iter().map(known).collect()))
+            }
+            Order::Transfer(heir) => {
+                Command::TransferLeader(TransferLeaderRequest { peer: Some(heir), peers: vec![] })
+            }
+            // Nobody has asked for one.
+            Order::Split { .. } => return None,
+        };
         Some(Step { region: record.region.clone(), leader, command })
     }
 
@@ -293,6 +305,11 @@ impl Scheduler {
         let others: Vec<Peer> = peers.iter().filter(|peer| peer.id != but.id).copied().collect();
         self.chance.pick(&others)
     }
+}
+
+/// Time as the scheduler has it.
+fn reading(now: Moment) -> Reading {
+    Reading { monotonic: Duration::from_micros(now), wall_ms: 0 }
 }
 
 fn has_three_voters(region: &Region) -> bool {

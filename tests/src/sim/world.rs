@@ -320,7 +320,7 @@ impl World {
     /// The leader of a region reports, and is told what the rule wants of it.
     fn report(&mut self, report: RegionReport) {
         let region = report.region.region_id();
-        self.scheduler.report(report);
+        self.scheduler.report(report, self.now);
         // A script says itself which replicas it wants.
         if self.is_dangerous || self.voters_wanted.is_none() {
             return;

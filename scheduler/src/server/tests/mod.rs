@@ -53,6 +53,13 @@ macro_rules! every_call {
             "ReportBatchSplit",
             call!($served, $header, report_batch_split, ReportBatchSplitRequest)
         );
+        $check!("SplitRegions", call!($served, $header, split_regions, SplitRegionsRequest));
+        $check!("ScatterRegion", call!($served, $header, scatter_region, ScatterRegionRequest));
+        $check!(
+            "SplitAndScatterRegions",
+            call!($served, $header, split_and_scatter_regions, SplitAndScatterRegionsRequest)
+        );
+        $check!("GetOperator", call!($served, $header, get_operator, GetOperatorRequest));
         $check!(
             "GetGCSafePoint",
             call!($served, $header, get_gc_safe_point, GetGcSafePointRequest)

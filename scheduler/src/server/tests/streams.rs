@@ -231,6 +231,46 @@ async fn a_leader_is_told_when_a_store_comes_up_and_whenever_it_reports() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_region_is_cut_on_request_and_its_operator_is_shown() {
+    let served = Served::start().await;
+    served.bootstrap().await;
+    served.store_beat(1).await;
+    let (beats, mut answers) = served.heartbeats().await;
+    beats.send(served.report(region(2, 1, "", ""))).await.expect("open");
+    while served.region("any").await.leader.is_none() {
+        tokio::task::yield_now().await;
+    }
+    let request = GetOperatorRequest { header: served.header(), region_id: 2 };
+    let none = served.client().await.get_operator(request.clone()).await.expect("ask").into_inner();
+    let error = none.header.expect("always").error.expect("there is none");
+    assert_eq!(error.r#type(), ErrorType::RegionNotFound);
+
+    let split = SplitRegionsRequest {
+        header: served.header(),
+        split_keys: vec!["m".into()],
+        retry_limit: 100,
+    };
+    let mut client = served.client().await;
+    let asked = tokio::spawn(async move { client.split_regions(split).await });
+    let order = told(&mut answers).await.split_region.expect("the leader is to cut its region");
+    assert_eq!((order.policy(), order.keys), (CheckPolicy::Usekey, vec!["m".into()]));
+    let running = served.client().await.get_operator(request.clone()).await.expect("ask");
+    let running = running.into_inner();
+    assert_eq!(
+        (running.status(), &running.desc[..]),
+        (OperatorStatus::Running, &b"split-at-keys"[..])
+    );
+
+    beats.send(served.report(region(2, 2, "", "m"))).await.expect("open");
+    beats.send(served.report(region(8, 2, "m", ""))).await.expect("open");
+    let answer =
+        within_patience(asked).await.expect("no panic").expect("SplitRegions").into_inner();
+    assert_eq!((answer.finished_percentage, answer.regions_id), (100, vec![8]));
+    let done = served.client().await.get_operator(request).await.expect("ask").into_inner();
+    assert_eq!(done.status(), OperatorStatus::Success);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn heartbeats_reach_the_disk_and_a_clean_stop_writes_the_last_ones() {
     let served = Served::start().await;
     served.bootstrap().await;
