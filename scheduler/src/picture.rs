@@ -54,6 +54,12 @@ impl<'a> Picture<'a> {
         self.liveness(id) == Liveness::Up
     }
 
+    /// Whether a store can be told something: it speaks, also while it is being emptied.
+    pub fn hears(&self, id: StoreId) -> bool {
+        let silence = self.stores.get(id).map(|record| record.silence(self.now));
+        silence.is_some_and(|silence| silence <= self.patience.disconnected)
+    }
+
     /// Whether a replica there is not to be counted on any more: its store is down or gone, or its leader has not
     /// heard from it for as long.
     pub fn is_dead(&self, record: &RegionRecord, peer: &Peer) -> bool {

@@ -10,7 +10,7 @@
 //! 3. *Dead*: a voter whose store is down, or that its leader has not heard for as long, is exchanged for a new
 //!    one. With it there are as many voters as before at every moment.
 //! 4. *Leaving*: the same for a store that is being emptied; its leaders hand over first.
-//! 5. *Not needed*: learners beyond that go.
+//! 5. *Not needed*: learners beyond that go. Before, one that is being fed is waited for: it will be what is missing.
 //! 6. *Misplaced*: a voter is exchanged if a store has fewer other replicas close to it, by the location labels.
 //!
 //! The best store is the one with the fewest other replicas close to it, of those the one with the lowest score.
@@ -32,16 +32,17 @@ pub fn check(picture: &Picture<'_>, record: &RegionRecord) -> Verdict {
     if voters > wanted {
         return remove_voter(picture, record);
     }
-    let is_fed = |peer: &&Peer| peer.is_learner() && !record.is_well(peer);
-    if record.region.peers.iter().any(|peer| is_fed(&peer)) {
-        // It becomes what is missing, or is found useless when it is done.
+    let leaving = || record.voters().find(|peer| picture.must_leave(record, peer));
+    let is_fed = |peer: &Peer| peer.is_learner() && !record.is_well(peer);
+    let is_needed = voters < wanted || leaving().is_some();
+    if is_needed && record.region.peers.iter().any(is_fed) {
+        // It will be what is missing.
         return Verdict::Well;
     }
     if voters < wanted {
         return add_voter(picture, record);
     }
     let dead = record.voters().find(|peer| picture.is_dead(record, peer));
-    let leaving = || record.voters().find(|peer| picture.must_leave(record, peer));
     if let Some(peer) = dead {
         return replace(picture, record, peer, "replace-down-replica");
     }
@@ -200,5 +201,6 @@ pub fn is_whole(picture: &Picture<'_>, record: &RegionRecord, leaves: Option<Sto
     let is_well = |peer: &Peer| {
         peer.role() == PeerRole::Voter && (Some(peer.store()) == leaves || record.is_well(peer))
     };
-    record.leader.is_some() && peers.len() == picture.replicas_max && peers.iter().all(is_well)
+    let is_led = record.leader.is_some_and(|leader| picture.hears(leader.store()));
+    is_led && peers.len() == picture.replicas_max && peers.iter().all(is_well)
 }

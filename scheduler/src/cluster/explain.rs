@@ -66,8 +66,14 @@ impl Cluster {
     }
 
     fn wish_for(&self, record: &RegionRecord, now: Moment) -> String {
-        if record.leader.is_none() {
+        let Some(leader) = record.leader else {
             return "nothing can be done before its leader reports".to_string();
+        };
+        if !self.picture(now).hears(leader.store()) {
+            return format!(
+                "nothing can be done before {} or another leader speaks",
+                leader.store()
+            );
         }
         match self.verdict(record, now) {
             Verdict::Well if !self.is_prepared => "nothing that could be done before".to_string(),

@@ -204,11 +204,13 @@ impl Cluster {
 
     /// Checks some regions, in turn.
     fn patrol(&mut self, now: Moment) -> Result<Vec<Change>> {
-        let mut plans = Vec::new();
-        let mut last = None;
+        let (mut plans, mut last) = (Vec::new(), None);
+        let picture = self.picture(now);
         for record in self.regions.after(self.patrolled, PATROL) {
             last = Some(record.id());
-            if record.leader.is_none() || self.operators.get(record.id()).is_some() {
+            // To a leader that is silent nothing can be told; another one will report.
+            let is_heard = record.leader.is_some_and(|leader| picture.hears(leader.store()));
+            if !is_heard || self.operators.get(record.id()).is_some() {
                 continue;
             }
             if let Verdict::Do(plan) = self.verdict(record, now) {
