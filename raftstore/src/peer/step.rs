@@ -182,7 +182,7 @@ pub fn tombstone_for(
 const NUMBER_MAX: u64 = u64::MAX >> 8;
 
 /// The numbers are such that raft may count with them. What has no term, raft takes for its own: only a read that a
-/// follower passes on has none.
+/// follower passes on has none, and raft insists on that when it passes it on again.
 fn is_plausible(message: &Message) -> bool {
     let metadata = message.get_snapshot().get_metadata();
     let numbers = [
@@ -195,9 +195,11 @@ fn is_plausible(message: &Message) -> bool {
         metadata.index,
         metadata.term,
     ];
-    let has_term = message.term > 0 || message.get_msg_type() == MessageType::MsgReadIndex;
+    let needs_term = message.get_msg_type() != MessageType::MsgReadIndex;
     // Nobody asks for snapshots in that way here.
-    has_term && message.request_snapshot == 0 && numbers.iter().all(|number| *number <= NUMBER_MAX)
+    (message.term > 0) == needs_term
+        && message.request_snapshot == 0
+        && numbers.iter().all(|number| *number <= NUMBER_MAX)
 }
 
 /// Entries follow each other and the entry that they are to be appended to, in index and in term. Only what stands

@@ -23,7 +23,7 @@ use crate::time::splitmix64;
 /// The region that hears nonsense, and the one that must not suffer.
 const FUZZED: u64 = 1;
 const SERVING: u64 = 2;
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 200;
 const MESSAGES: u64 = 400;
 
 /// Chance that can be repeated.
