@@ -55,9 +55,37 @@ impl UnsafeDestroyRange {
             let text = "a range to be destroyed has a start and an end";
             return Err(Error::Invalid(text.to_string()));
         }
+        if self.start > self.end {
+            let text = "a range to be destroyed starts before its end";
+            return Err(Error::Invalid(text.to_string()));
+        }
         let range = range_of(&self.start, &self.end);
         // Locks first: what has no lock any more is not waited for while its records go.
         let families = [ColumnFamily::Lock, ColumnFamily::Write, ColumnFamily::Default];
         Ok(families.map(|family| (family, range.clone())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mvcc::Key;
+
+    #[test]
+    fn a_range_is_destroyed_with_all_its_versions_and_none_of_its_end() {
+        let destroy = |start: &'static str, end: &'static str| {
+            UnsafeDestroyRange { start: start.into(), end: end.into() }.ranges()
+        };
+        let ranges = destroy("b", "d").expect("both ends are given");
+        for (_, range) in &ranges {
+            let holds = |user: &[u8]| range.contains(&Key::of(user).at(5.into()));
+            assert!(holds(b"b") && holds(b"c") && holds(b"c\xff"));
+            assert!(!holds(b"a") && !holds(b"d"));
+        }
+        let families = ranges.map(|(family, _)| family.name());
+        assert_eq!(families, ["lock", "write", "default"]);
+        for (start, end) in [("", "d"), ("b", ""), ("d", "b")] {
+            assert!(matches!(destroy(start, end), Err(Error::Invalid(_))), "{start}..{end}");
+        }
     }
 }

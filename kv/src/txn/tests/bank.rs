@@ -7,6 +7,7 @@
 //! * every view of all accounts shows the same total, and shows the same again when it is read again later.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use proptest::prelude::*;
 
@@ -39,6 +40,17 @@ enum Style {
     Async,
     OnePhase,
     Pessimistic,
+    PessimisticAsync,
+}
+
+impl Style {
+    fn is_pessimistic(self) -> bool {
+        matches!(self, Style::Pessimistic | Style::PessimisticAsync)
+    }
+
+    fn is_async(self) -> bool {
+        matches!(self, Style::Async | Style::PessimisticAsync)
+    }
 }
 
 /// What whoever runs the commands does wrong.
@@ -160,17 +172,23 @@ impl Bank {
         let start_ts = self.tick();
         let first = self.dice.roll(5) as usize;
         let second = (first + 1 + self.dice.roll(4) as usize) % 5;
-        let styles = [Style::TwoPhases, Style::Async, Style::OnePhase, Style::Pessimistic];
-        let style = styles[self.dice.roll(4) as usize];
+        let styles = [
+            Style::TwoPhases,
+            Style::Async,
+            Style::OnePhase,
+            Style::Pessimistic,
+            Style::PessimisticAsync,
+        ];
+        let style = styles[self.dice.roll(5) as usize];
         self.transfers.push(Transfer {
             start_ts,
             for_update_ts: start_ts,
             style,
-            stage: if style == Style::Pessimistic { Stage::Lock } else { Stage::Read },
+            stage: if style.is_pessimistic() { Stage::Lock } else { Stage::Read },
             accounts: [ACCOUNTS[first], ACCOUNTS[second]],
             read: Vec::new(),
             min_commit_ts: Ts::ZERO,
-            is_async: style == Style::Async,
+            is_async: style.is_async(),
             resolved: BTreeSet::new(),
             told: None,
         });
@@ -249,40 +267,45 @@ impl Bank {
         transfer.stage = Stage::Prewrite(0);
     }
 
-    fn prewrite(&mut self, transfer: &mut Transfer, number: usize) {
+    /// The prewrite of some of a transfer's two keys.
+    fn request(&mut self, transfer: &Transfer, which: Range<usize>) -> Prewrite {
         let amount = transfer.read[0].min(7);
         let values = [transfer.read[0] - amount, transfer.read[1] + amount];
-        let pessimistic = match transfer.style {
-            Style::Pessimistic => PessimisticAction::DoPessimisticCheck,
-            _ => PessimisticAction::SkipPessimisticCheck,
+        let pessimistic = match transfer.style.is_pessimistic() {
+            true => PessimisticAction::DoPessimisticCheck,
+            false => PessimisticAction::SkipPessimisticCheck,
         };
-        let one_phase = transfer.style == Style::OnePhase;
-        let which = if one_phase { 0..2 } else { number..number + 1 };
         let mutation = |at: usize| Mutation {
             pessimistic,
             ..Mutation::new(key(transfer.accounts[at]), Change::Put(values[at].to_string().into()))
         };
-        let command = Prewrite {
-            mutations: which.clone().map(mutation).collect(),
+        Prewrite {
+            mutations: which.map(mutation).collect(),
             primary: Bytes::from_static(transfer.accounts[0].as_bytes()),
             start_ts: transfer.start_ts,
             ttl_ms: TTL_MS,
             txn_size: 2,
-            for_update_ts: match transfer.style {
-                Style::Pessimistic => transfer.for_update_ts,
-                _ => Ts::ZERO,
+            for_update_ts: match transfer.style.is_pessimistic() {
+                true => transfer.for_update_ts,
+                false => Ts::ZERO,
             },
             min_commit_ts: Ts::from(self.dice.roll(2) * transfer.start_ts.next().get()),
             max_commit_ts: Ts::ZERO,
             assertion_level: AssertionLevel::Strict,
             way: match transfer.style {
                 Style::OnePhase => Way::OnePhase,
-                Style::Async => {
+                Style::Async | Style::PessimisticAsync => {
                     Way::Async(vec![Bytes::from_static(transfer.accounts[1].as_bytes())])
                 }
                 _ => Way::TwoPhases,
             },
-        };
+        }
+    }
+
+    fn prewrite(&mut self, transfer: &mut Transfer, number: usize) {
+        let one_phase = transfer.style == Style::OnePhase;
+        let which = if one_phase { 0..2 } else { number..number + 1 };
+        let command = self.request(transfer, which.clone());
         if self.dice.roll(4) == 0 {
             self.late.push(command.clone());
         }
@@ -573,6 +596,6 @@ fn the_bank_is_busy() {
             }
         }
     }
-    assert!(committed.len() == 4 && committed.values().all(|count| *count > 20), "{committed:?}");
+    assert!(committed.len() == 5 && committed.values().all(|count| *count > 20), "{committed:?}");
     assert!(rolled_back > 20 && views > 100, "{rolled_back} rolled back, {views} views");
 }
