@@ -75,7 +75,7 @@ pub enum Error {
     #[error(
         "store {store} has address {address} and has been silent for {silent_seconds} s; {regions} regions still \
          count on it. If its disk was wiped, wait until they are replicated elsewhere and try again, or \
-         declare it gone: skerry ctl store delete {store} --force"
+         declare the disk of store {store} gone"
     )]
     AddressOfSilentStore {
         /// The store that has it.
