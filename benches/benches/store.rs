@@ -1,10 +1,11 @@
 //! Puts through three replicas in one process: closed-loop clients against real engines and real threads, beside
 //! what the same disk does in the same run without us.
 //!
-//! For each combination of raft log, regions, clients and value size: puts per second, median and 99th
-//! percentile of the time of a put, syncs of one store's raft log per second, processor time of
-//! all stores and clients for a put, and bytes that went to one replica's raft log for each byte of keys and values. Before and after each: one fdatasync, and RocksDB's
-//! synced puts by 64 threads. A row is told with both; where they differ by over a quarter, it says so.
+//! For each combination of raft log, regions, clients and value size: puts per second, median and 99th percentile of
+//! the time of a put, syncs of one store's raft log per second, processor time of all stores and clients for a put,
+//! and bytes that went to one replica's raft log for each byte of keys and values. Before and after each: one
+//! fdatasync, and RocksDB's synced puts by 64 threads. A row is told with both; where they differ by over a quarter,
+//! it says so.
 //!
 //! `make bench-store ARGS="regions=1,64 clients=64 values=100 seconds=3 stores=3 logs=raft-engine"` chooses.
 

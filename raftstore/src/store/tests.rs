@@ -429,6 +429,8 @@ fn a_new_member_catches_up_by_snapshot_and_an_old_one_leaves_nothing_behind() {
     assert_eq!(cluster.replicas(leaver), Vec::<String>::new());
     assert_eq!(cluster.value_on(leaver, "k7"), None);
     done(cluster.put(1, "after", "v"));
+    // Followers hear that it is committed with the next heartbeat.
+    cluster.run(3);
     assert_eq!(cluster.value_on(4, "after").as_deref(), Some("v"));
 }
 
