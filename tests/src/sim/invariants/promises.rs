@@ -1,9 +1,12 @@
 //! What a store may say: promises that its disk can keep, for its own replicas, and only what is true.
 
+use prost::Message as _;
 use protobuf::Message as _;
 use raft::eraftpb::{HardState, Message, MessageType};
-use skerry_proto::raft_serverpb::RaftMessage;
+use skerry_proto::raft_serverpb::{RaftApplyState, RaftMessage};
 use skerry_raftstore::effects::RegionReport;
+use skerry_raftstore::engine::ColumnFamily;
+use skerry_raftstore::keys;
 
 use super::super::handling::kind_of;
 use super::super::node::Node;
@@ -46,6 +49,8 @@ impl Invariants {
             }
             _ => {
                 let last = kept.last.unwrap_or(0).max(state.last_index);
+                // What a split or a snapshot begins with is in no log: the data engine has it, synced.
+                let last = last.max(truncated(node, message.region_id));
                 // A later leader's entries may have taken their place on the disk by the time it leaves.
                 let is_durable = hard_state.term > raft.term
                     || hard_state.term == raft.term && last >= raft.index;
@@ -79,4 +84,13 @@ impl Invariants {
             )
         })
     }
+}
+
+/// The last entry in front of a region's log, as its data engine has it: that of a split and of a snapshot is synced
+/// before anybody speaks of it, and what a compaction leaves behind was durable in the log.
+fn truncated(node: &Node, region_id: u64) -> u64 {
+    let stored = node.disk().engine().get(ColumnFamily::Raft, &keys::apply_state(region_id));
+    let stored = stored.expect("memory is read");
+    let state = stored.map(|bytes| RaftApplyState::decode(&bytes[..]).expect("a store encoded it"));
+    state.and_then(|state| state.truncated_state).map_or(0, |truncated| truncated.index)
 }
