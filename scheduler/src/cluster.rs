@@ -59,7 +59,7 @@ use crate::moment::Moment;
 use crate::operator::limits::StoreLimits;
 use crate::operator::{Ending, Operators};
 use crate::persist::Change;
-use crate::region_tree::{RegionRecord, RegionTree};
+use crate::region_tree::{RegionRecord, RegionTree, Tally};
 use crate::settings::Settings;
 use crate::stores::{Liveness, Patience, StoreRecord, Stores};
 use crate::{Error, Result};
@@ -426,6 +426,12 @@ impl Cluster {
     pub fn region_by_id(&self, id: RegionId) -> Result<Option<Arc<RegionRecord>>> {
         self.settings()?;
         Ok(self.regions.get(id).cloned())
+    }
+
+    /// What a store holds, as leaders have reported it.
+    pub fn holdings(&self, store: StoreId) -> Result<&Tally> {
+        self.settings()?;
+        Ok(self.regions.on(store))
     }
 
     /// How many regions are known.
