@@ -1,7 +1,8 @@
 //! Seeds of the simulator: many of them in a row, or one with its story.
 //!
 //! `make sim SEEDS=500` runs that many, from 1 on; `SEED=7 make sim` replays one. Without either, as in `make
-//! test`, fifty run. What a run is, and what it checks, stands in `tests/src/sim/mod.rs`.
+//! test`, fifty run. As many again, or fifteen, are governed by the scheduler (`GOVERNED=1 SEED=7 make sim`
+//! replays one). What a run is, and what it checks, stands in `tests/src/sim/mod.rs`.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,6 +15,9 @@ use skerry_tests::{number_from_environment, text_from_environment};
 
 /// Seeds that run when nobody says how many.
 const SEEDS: u64 = 50;
+
+/// Operations that must be acknowledged in each.
+const OPERATIONS: usize = 1_000;
 
 /// Seeds over which every fault and every rare event must have happened.
 const SEEDS_FOR_ALL_EVENTS: u64 = 100;
@@ -56,28 +60,29 @@ const EVENTS: [&str; 32] = [
 
 /// Runs a seed; whatever goes wrong, says how to see it again.
 fn run(settings: Settings) -> Summary {
-    let seed = settings.seed;
+    let (seed, governed) = (settings.seed, if settings.governed { "GOVERNED=1 " } else { "" });
     let outcome = catch_unwind(AssertUnwindSafe(|| sim::run(settings)));
     let failure = match outcome {
         Ok(Ok(summary)) => return summary,
         Ok(Err(failure)) => failure.to_string(),
         Err(_) => format!("seed {seed}: a store panicked; see above"),
     };
-    panic!("{failure}\nto replay it with its story: SEED={seed} make sim");
+    panic!("{failure}\nto replay it with its story: {governed}SEED={seed} make sim");
 }
 
 /// What one seed must have done to count.
-fn check_enough(summary: &Summary) {
+fn check_enough(summary: &Summary, operations: usize) {
     let Summary { seed, simulated, faults, checked, .. } = summary;
     assert!(*simulated >= 60 * SECOND, "seed {seed} took {simulated} microseconds");
-    assert!(checked.done >= 1_000, "seed {seed} acknowledged {} operations", checked.done);
+    assert!(checked.done >= operations, "seed {seed} acknowledged {} operations", checked.done);
     assert!(*faults >= 10, "seed {seed} had {faults} faults");
 }
 
 #[test]
 fn seeds_hold() {
     if let Some(seed) = number_from_environment("SEED") {
-        let summary = run(Settings { tells: true, ..Settings::of_seed(seed) });
+        let governed = number_from_environment("GOVERNED").is_some();
+        let summary = run(Settings { tells: true, governed, ..Settings::of_seed(seed) });
         return println!("{summary:#?}");
     }
     let seeds = number_from_environment("SEEDS").unwrap_or(SEEDS);
@@ -87,7 +92,7 @@ fn seeds_hold() {
     let (mut simulated, mut steps, mut done, mut unknown) = (0, 0, 0, 0);
     for seed in 1..=seeds {
         let summary = run(Settings::of_seed(seed));
-        check_enough(&summary);
+        check_enough(&summary, OPERATIONS);
         simulated += summary.simulated / SECOND;
         steps += summary.steps;
         done += summary.checked.done;
@@ -106,6 +111,51 @@ fn seeds_hold() {
     let missing: Vec<_> = EVENTS.iter().filter(|name| !counts.contains_key(*name)).collect();
     let is_enough = seeds >= SEEDS_FOR_ALL_EVENTS;
     assert!(!is_enough || missing.is_empty(), "in {seeds} seeds never happened: {missing:?}");
+}
+
+/// Governed seeds that run when nobody says how many.
+const GOVERNED_SEEDS: u64 = 15;
+
+/// Operations that must be acknowledged in each: stores are away for longer than in others.
+const GOVERNED_OPERATIONS: usize = 500;
+
+/// What must happen in governed seeds.
+const GOVERNED_EVENTS: [&str; 8] = [
+    "fault: scheduler crash",
+    "fault: store loss",
+    "step by the rule",
+    "step by the scheduler, unasked",
+    "operator: transfer",
+    "operator: leave joint",
+    "operator: change of several peers",
+    "split",
+];
+
+/// The scheduler decides where replicas are, while it, stores and the network fail.
+#[test]
+fn governed_seeds_hold() {
+    if number_from_environment("SEED").is_some() {
+        return;
+    }
+    let seeds = number_from_environment("SEEDS").unwrap_or(GOVERNED_SEEDS);
+    let governed = |seed| Settings { governed: true, ..Settings::of_seed(seed) };
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for seed in 1..=seeds {
+        let summary = run(governed(seed));
+        check_enough(&summary, GOVERNED_OPERATIONS);
+        for (name, count) in summary.counts {
+            *counts.entry(name).or_default() += count;
+        }
+    }
+    for (name, count) in &counts {
+        println!("{count:9} {name}");
+    }
+    let missing: Vec<_> =
+        GOVERNED_EVENTS.iter().filter(|name| !counts.contains_key(*name)).collect();
+    let is_enough = seeds >= GOVERNED_SEEDS;
+    assert!(!is_enough || missing.is_empty(), "in {seeds} seeds never happened: {missing:?}");
+    let (first, second) = (run(governed(1)), run(governed(1)));
+    assert_eq!((first.trace, first.counts), (second.trace, second.counts));
 }
 
 /// Seeds in which a planted bug must be found, if nobody says how many (`make planted SEEDS=200`).

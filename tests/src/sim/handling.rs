@@ -258,6 +258,7 @@ impl World {
             self.invariants.reported(&report)?;
             if !self.chance.percent(5) {
                 let arrives = self.now + self.chance.between(200, 20 * MILLISECOND);
+                let arrives = arrives + self.report_delay();
                 self.queue.plan(arrives, Event::Report(Box::new(report)));
             }
         }

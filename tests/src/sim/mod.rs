@@ -33,7 +33,7 @@
 //! A test may drive a world itself instead of leaving it to a seed ([`script`]): the labs do.
 //!
 //! What it does not do: it has no threads, so it finds no data races; its disks lose power but keep what they
-//! have synced; its scheduler is never replaced.
+//! have synced; of its schedulers there is one at a time.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -75,6 +75,8 @@ pub struct Settings {
     pub dangerous: Moment,
     /// Whether the story is printed.
     pub tells: bool,
+    /// Whether the scheduler decides where replicas are; else the operator does, while faults come.
+    pub governed: bool,
     /// A bug in every store, to show that it is found.
     pub planted: Option<Planted>,
 }
@@ -88,6 +90,7 @@ impl Settings {
             clients: 8,
             dangerous: 60 * SECOND,
             tells: false,
+            governed: false,
             planted: None,
         }
     }

@@ -37,6 +37,8 @@ pub(super) enum Event {
     Report(Box<RegionReport>),
     /// A wish to cut a region reaches the scheduler.
     SplitAsk(Box<SplitAsk>),
+    /// The scheduler looks after everything.
+    Govern,
     /// The operator thinks.
     Operate,
     /// A step of the operator reaches a store.

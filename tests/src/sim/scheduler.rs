@@ -7,8 +7,7 @@
 //! point. When everything has healed it takes its hands off, and the scheduler's own rule puts in order what is
 //! left: in answer to reports, as in production, and now and then unasked.
 //!
-//! What it does not do: it is never away by itself (reports get lost like messages), and it replaces no
-//! dead stores, since stores of a simulation always come back.
+//! In other runs the scheduler governs from the beginning ([`governor`]), and the operator only cuts regions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,15 +23,22 @@ use skerry_proto::raft_cmdpb::{
 use skerry_proto::region::KeyBounds;
 use skerry_proto::types::{ClusterId, PeerId, RegionId, StoreId};
 use skerry_raftstore::effects::{RegionReport, SplitAsk};
+use skerry_raftstore::engine::Durability;
+use skerry_raftstore::engine::memory::MemoryEngine;
 use skerry_scheduler::cluster::{Cluster, Decision, Instruction};
 use skerry_scheduler::config::SchedulerConfig;
 use skerry_scheduler::moment::Moment as Reading;
 use skerry_scheduler::operator::Order;
+use skerry_scheduler::persist::{Change, Storage};
 use skerry_scheduler::region_tree::RegionRecord;
+use skerry_scheduler::tso::Oracle;
 
 use super::chance::Chance;
 use super::clients::{KEYS, cut};
+use super::invariants::scheduler::Overseer;
 use super::trace::Moment;
+
+mod governor;
 
 /// Replicas that a region should have.
 const REPLICAS: usize = 3;
@@ -59,20 +65,42 @@ pub struct Scheduler {
     cluster: Cluster,
     chance: Chance,
     stores: Vec<StoreId>,
+    /// Whether it decides where replicas are all the time, and not only at the end.
+    is_governing: bool,
+    /// What it has written.
+    engine: Arc<MemoryEngine>,
+    oracle: Oracle,
+    /// How far its wall clock is ahead.
+    skew_ms: u64,
+    /// When it is back from a loss of power.
+    away_until: Moment,
+    pub(super) overseer: Overseer,
 }
 
 impl Scheduler {
     /// A scheduler of so many stores, and the first region on the first `replicas` of them. The scheduler knows it
     /// as it was begun, on the first; the others are said to have come since.
-    pub fn new(stores: usize, replicas: usize, seed: u64) -> (Scheduler, Region) {
-        let mut cluster = Cluster::restore(
-            ClusterId::new(1),
-            &SchedulerConfig::default(),
-            Vec::new(),
-            Reading::default(),
-        );
+    pub fn new(
+        stores: usize,
+        replicas: usize,
+        seed: u64,
+        is_governing: bool,
+    ) -> (Scheduler, Region) {
+        let config = if is_governing { governor::config() } else { SchedulerConfig::default() };
+        let began = Reading::default();
+        let mut scheduler = Scheduler {
+            cluster: Cluster::restore(ClusterId::new(1), &config, Vec::new(), began),
+            chance: Chance::new(seed, "operator"),
+            stores: Vec::new(),
+            is_governing,
+            engine: Arc::new(MemoryEngine::new()),
+            oracle: Oracle::restore(0, config.tso_window_ms, began),
+            skew_ms: 0,
+            away_until: 0,
+            overseer: Overseer::default(),
+        };
         let count = (stores + 1 + replicas) as u64;
-        let last = take(&mut cluster, |cluster| cluster.allocate_ids(count));
+        let last = scheduler.decide(|cluster| cluster.allocate_ids(count));
         let ids: Vec<u64> = (last + 1 - count..=last).collect();
         let (region_id, peer_ids) = (ids[stores], &ids[stores + 1..]);
         let store = |id: u64| metapb::Store {
@@ -88,17 +116,17 @@ impl Scheduler {
             ..Region::default()
         };
         let first = (Some(store(ids[0])), Some(region.clone()));
-        take(&mut cluster, |cluster| cluster.bootstrap(first.0, first.1, Reading::default()));
+        scheduler.decide(|cluster| cluster.bootstrap(first.0, first.1, began));
         for id in &ids[1..stores] {
-            take(&mut cluster, |cluster| cluster.put_store(Some(store(*id)), Reading::default()));
+            scheduler.decide(|cluster| cluster.put_store(Some(store(*id)), began));
         }
         let region = Region {
             region_epoch: Some(metapb::RegionEpoch { conf_ver: replicas as u64, version: 1 }),
             peers: peer_ids.iter().zip(&ids).map(|(id, store_id)| voter(*id, *store_id)).collect(),
             ..region
         };
-        let stores = ids[..stores].iter().copied().map(StoreId::new).collect();
-        (Scheduler { cluster, chance: Chance::new(seed, "operator"), stores }, region)
+        scheduler.stores = ids[..stores].iter().copied().map(StoreId::new).collect();
+        (scheduler, region)
     }
 
     /// The stores, in order.
@@ -118,24 +146,34 @@ impl Scheduler {
             pending_peers: report.pending.iter().filter_map(|id| peer(*id)).collect(),
             down_peers: report.down.iter().map(stats).collect(),
             approximate_size: report.size.bytes,
-            region: Some(report.region),
+            region: Some(report.region.clone()),
             ..RegionHeartbeatRequest::default()
         };
         let _ = self.cluster.region_heartbeat(request, reading(now));
+        if self.is_governing {
+            self.overseer.heard(&self.cluster, &report.region);
+        }
     }
 
-    /// What the scheduler's own rule wants of the leader of a region, if there is one. All stores live: it is asked
-    /// only when everything has healed.
+    /// What the scheduler's own rule wants of the leader of a region, if there is one. All stores live, unless it
+    /// governs: it is asked only when everything has healed.
     pub fn rule(&mut self, region: RegionId, now: Moment) -> Option<Step> {
-        let now = reading(now);
-        for store in &self.stores {
+        for store in self.stores.iter().filter(|_| !self.is_governing) {
             let stats = StoreStats { store_id: store.get(), ..StoreStats::default() };
-            self.cluster.store_heartbeat(stats, now).expect("all stores have registered");
+            let heard = self.cluster.store_heartbeat(stats, reading(now));
+            heard.expect("all stores have registered");
         }
+        self.answer(region, now)
+    }
+
+    fn answer(&mut self, region: RegionId, now: Moment) -> Option<Step> {
         let record = self.cluster.region_by_id(region).expect("the cluster is bootstrapped")?;
         let store = record.leader?.store();
-        let told = take(&mut self.cluster, |cluster| cluster.next_step(region, store, now));
-        let Instruction { leader, order, .. } = told?;
+        let told = self.decide(|cluster| cluster.next_step(region, store, reading(now)))?;
+        if self.is_governing {
+            self.overseer.told(&record, &told);
+        }
+        let Instruction { leader, order, .. } = told;
         let known = |change: ChangePeer| ChangePeerRequest {
             change_type: change.change_type,
             peer: change.peer,
@@ -168,6 +206,9 @@ impl Scheduler {
     /// The next step, if there is one: of the operator while it is restless, else of the rule, for a region that is
     /// not whole.
     pub fn next_step(&mut self, is_restless: bool, now: Moment) -> Option<Step> {
+        if self.is_governing {
+            return if is_restless { self.cut_one() } else { None };
+        }
         let mut regions = self.regions();
         if !is_restless {
             regions.retain(|record| !has_three_voters(&record.region));
@@ -247,7 +288,7 @@ impl Scheduler {
 
     /// A replica that never was, for a store that has none.
     pub(super) fn new_learner(&mut self, store: StoreId) -> Peer {
-        let id = take(&mut self.cluster, |cluster| cluster.allocate_ids(1));
+        let id = self.decide(|cluster| cluster.allocate_ids(1));
         Peer { id, store_id: store.get(), role: PeerRole::Learner.into() }
     }
 
@@ -286,7 +327,7 @@ impl Scheduler {
         }
         let asked = self.cluster.ask_split(Some(region.clone()), count);
         let Decision { answer, changes } = asked.ok()?;
-        self.cluster.install(changes, Reading::default());
+        self.install(changes);
         let request = |(split_key, ids): (Bytes, skerry_proto::pdpb::SplitId)| SplitRequest {
             split_key,
             new_region_id: ids.new_region_id,
@@ -294,6 +335,25 @@ impl Scheduler {
         };
         let requests = cuts.into_iter().zip(answer).map(request).collect();
         Some(Command::Splits(BatchSplitRequest { requests, right_derive: self.chance.percent(50) }))
+    }
+
+    /// Takes a decision, as the server would: durable first, then true.
+    fn decide<T>(
+        &mut self,
+        decide: impl FnOnce(&mut Cluster) -> skerry_scheduler::Result<Decision<T>>,
+    ) -> T {
+        let Decision { answer, changes } = decide(&mut self.cluster).expect("the request is sound");
+        self.install(changes);
+        answer
+    }
+
+    fn install(&mut self, changes: Vec<Change>) {
+        self.storage().write(&changes, Durability::Synced).expect("memory takes everything");
+        self.cluster.install(changes, Reading::default());
+    }
+
+    fn storage(&self) -> Storage {
+        Storage::new(Arc::clone(&self.engine) as Arc<_>)
     }
 
     fn transfer(&mut self, region: &Region, leader: Peer) -> Option<Command> {
@@ -314,16 +374,6 @@ fn reading(now: Moment) -> Reading {
 
 fn has_three_voters(region: &Region) -> bool {
     region.peers.len() == REPLICAS && region.peers.iter().all(|peer| peer.role() == PeerRole::Voter)
-}
-
-/// Takes a decision, as the server would: durable first, then true.
-fn take<T>(
-    cluster: &mut Cluster,
-    decide: impl FnOnce(&mut Cluster) -> skerry_scheduler::Result<Decision<T>>,
-) -> T {
-    let Decision { answer, changes } = decide(cluster).expect("the request is sound");
-    cluster.install(changes, Reading::default());
-    answer
 }
 
 fn change(kind: ConfChangeType, peer: Peer) -> ChangePeerRequest {

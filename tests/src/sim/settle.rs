@@ -22,6 +22,9 @@ const GET_ON_OPERATIONS: u64 = 5;
 /// How long silent replicas may take to agree.
 const AGREE_MAX: Moment = 60 * SECOND;
 
+/// How long more where the scheduler governs: an operator that has no effect times out after a minute.
+const GOVERNED_AGREE_MORE: Moment = 90 * SECOND;
+
 /// How often it is looked at.
 const LOOK: Moment = 500 * MILLISECOND;
 
@@ -63,7 +66,8 @@ impl World {
     /// Clients fall silent, and all replicas come to agree.
     pub(super) fn must_agree(&mut self) -> Result<(), Broken> {
         self.is_busy = false;
-        let end = self.now + AGREE_MAX;
+        let more = if self.settings.governed { GOVERNED_AGREE_MORE } else { 0 };
+        let end = self.now + AGREE_MAX + more;
         let mut quarrel = String::new();
         while self.now < end {
             self.run_until(self.now + LOOK)?;
@@ -96,6 +100,9 @@ impl World {
     /// Whether every key has one leader, whose followers are where they should be and equal to it, and nothing
     /// else is anywhere.
     fn agreement(&self) -> Result<(), String> {
+        if self.settings.governed && self.scheduler.running() > 0 {
+            return Err(format!("{} operators have not ended", self.scheduler.running()));
+        }
         let led = self.led_regions();
         tile(led.iter().map(|region| &**region))?;
         let mut expected: BTreeMap<usize, usize> = BTreeMap::new();

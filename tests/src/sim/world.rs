@@ -90,7 +90,8 @@ impl World {
         let seed = settings.seed;
         // A run must be the same on every machine.
         let config = config.for_cores(4);
-        let (scheduler, region) = Scheduler::new(settings.stores, replicas, seed);
+        let (scheduler, region) =
+            Scheduler::new(settings.stores, replicas, seed, settings.governed);
         let ids = scheduler.stores().iter().enumerate();
         let nodes: Vec<Node> =
             ids.map(|(number, id)| Node::new(number, *id, settings.planted)).collect();
@@ -133,6 +134,9 @@ impl World {
             self.queue.plan(at, Event::Ask { client });
         }
         self.queue.plan(SECOND, Event::Operate);
+        if self.settings.governed {
+            self.begin_to_govern();
+        }
         // Long enough for the first region to have three replicas.
         self.queue.plan(5 * SECOND, Event::Fault);
     }
@@ -212,10 +216,8 @@ impl World {
                 self.give_up(client, attempt);
                 Ok(())
             }
-            Event::Report(report) => {
-                self.report(*report);
-                Ok(())
-            }
+            Event::Report(report) => self.report(*report),
+            Event::Govern => self.govern(),
             Event::SplitAsk(ask) => {
                 self.split_ask(&ask);
                 Ok(())
@@ -318,17 +320,22 @@ impl World {
     }
 
     /// The leader of a region reports, and is told what the rule wants of it.
-    fn report(&mut self, report: RegionReport) {
+    fn report(&mut self, report: RegionReport) -> Result<(), Broken> {
+        if self.scheduler.is_away(self.now) {
+            return Ok(());
+        }
         let region = report.region.region_id();
         self.scheduler.report(report, self.now);
         // A script says itself which replicas it wants.
-        if self.is_dangerous || self.voters_wanted.is_none() {
-            return;
-        }
-        if let Some(step) = self.scheduler.rule(region, self.now) {
+        let is_ruled = self.settings.governed || !self.is_dangerous;
+        if is_ruled
+            && self.voters_wanted.is_some()
+            && let Some(step) = self.scheduler.rule(region, self.now)
+        {
             self.trace.count("step by the rule");
             self.plan_step(step);
         }
+        self.scheduler.overseer.verdict()
     }
 
     /// A store wants to cut a region that has grown.

@@ -7,6 +7,7 @@
 //! 2. Everything that a store sends goes through [`Invariants::sent`]: what it promises must be on its
 //!    disk, surely ([`promises`]).
 //! 3. Every so many steps [`Invariants::sweep`] looks at all disks ([`disks`]).
+//! 4. Where the scheduler governs, [`scheduler`] looks at what it hears, decides and tells.
 //!
 //! The names in [`NAMES`] are what a failure begins with. What is remembered here is what *some* store has
 //! once shown; stores forget when they lose power, this does not.
@@ -26,6 +27,7 @@ use super::trace::{Moment, Trace};
 mod disks;
 mod promises;
 mod replicas;
+pub mod scheduler;
 
 pub(super) use self::disks::regions_of;
 pub(super) use self::replicas::describe;
@@ -92,6 +94,13 @@ invariants! {
     OWN_NAME = "a store speaks only for its own replicas";
     ANSWER_IS_TRUE = "a write is acknowledged where it was applied";
     REPORT_IS_TRUE = "who reports a region leads it";
+    // The scheduler, where it governs.
+    EPOCH_KNOWN_GROWS = "what the scheduler knows of a region never gets older";
+    ONE_OPERATOR = "a region has one operator at a time";
+    VOTERS_STAY = "the scheduler takes no vote that is needed";
+    VOTES_HAVE_DATA = "a replica gets a vote when it has the data";
+    STAMPS_GROW = "timestamps grow over every restart";
+    // Any time.
     STORE_LIVES = "a store does not stop while its disk works";
 }
 
