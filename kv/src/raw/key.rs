@@ -16,7 +16,6 @@
 
 use bytes::Bytes;
 use skerry_proto::codec::{self, KeyMode};
-use skerry_proto::kvrpcpb;
 use skerry_proto::region::KeyBounds;
 use skerry_raftstore::keys::{self, DataSpace};
 
@@ -54,22 +53,6 @@ impl RawRange {
 }
 
 impl KeyForm {
-    /// Refuses a request of a client that speaks the other version. V1 and V1TTL are one here:
-    /// every value can have a TTL.
-    pub fn check_version(&self, api_version: i32) -> Result<()> {
-        use kvrpcpb::ApiVersion as Wire;
-        let (of_client, request) = match Wire::try_from(api_version) {
-            Ok(Wire::V1) => (Some(ApiVersion::V1), "API V1"),
-            Ok(Wire::V1ttl) => (Some(ApiVersion::V1), "API V1TTL"),
-            Ok(Wire::V2) => (Some(ApiVersion::V2), "API V2"),
-            Err(_unknown) => (None, "of an unknown API version"),
-        };
-        if of_client == Some(self.version) {
-            return Ok(());
-        }
-        Err(Error::ApiVersionNotMatch { request, cluster: self.version })
-    }
-
     /// The form for a request that names a column family. With API V1 each of TiKV's three holds pairs of
     /// its own; V2 has one.
     pub fn in_family(self, family: &str) -> Result<KeyForm> {
@@ -207,9 +190,9 @@ mod tests {
 
     #[test]
     fn each_version_names_the_other() {
-        let text = |form: KeyForm, wire: i32| form.check_version(wire).unwrap_err().to_string();
-        assert!(V1.check_version(0).is_ok() && V1.check_version(1).is_ok());
-        assert!(V2.check_version(2).is_ok());
+        let text = |form: KeyForm, wire: i32| form.version.check(wire).unwrap_err().to_string();
+        assert!(V1.version.check(0).is_ok() && V1.version.check(1).is_ok());
+        assert!(V2.version.check(2).is_ok());
         let text_2 = text(V2, 0);
         assert!(text_2.contains("API V1,") && text_2.contains("bootstrapped with API V2"));
         let text_1 = text(V1, 2);

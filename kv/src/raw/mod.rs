@@ -18,7 +18,7 @@
 //!
 //! Plain writes wait for nobody: two puts to one key both succeed and one of them is the last. A
 //! compare-and-swap and every write with `for_cas` first take the latches of their keys
-//! ([`latches`]) and keep them until the write is in. So an application that swaps a key must write
+//! ([`crate::storage::latches`]) and keep them until the write is in. So an application that swaps a key must write
 //! it with `for_cas` everywhere; its client library has a switch for that. A `DeleteRange` takes no
 //! latches: it is atomic, but not ordered with a compare-and-swap that is under way.
 //!
@@ -46,14 +46,13 @@ use skerry_raftstore::keys::DataSpace;
 use skerry_raftstore::time::Clock;
 
 use crate::error::Result;
-use crate::storage::{ApiVersion, Permits, ReadPool, RequestContext, Storage};
+use crate::storage::{ApiVersion, Latches, Permits, ReadPool, RequestContext, Storage};
 
 pub mod checksum;
 pub mod compare_and_swap;
 pub mod delete_range;
 pub mod get;
 pub mod key;
-pub mod latches;
 pub mod put;
 pub mod scan;
 pub mod ttl;
@@ -66,7 +65,6 @@ pub use put::{Ordering, Put};
 pub use scan::Scan;
 
 use key::KeyForm;
-use latches::Latches;
 
 /// Keys that are read on the caller's thread. More of them would hold up the other requests of that
 /// thread.
@@ -133,6 +131,11 @@ impl RawStore {
         self.storage.permits()
     }
 
+    /// The threads for large reads, for whoever else has some. Stopped by [`RawStore::stop`].
+    pub fn read_pool(&self) -> &Arc<ReadPool> {
+        &self.reads
+    }
+
     /// The version that requests must have.
     pub fn version(&self) -> ApiVersion {
         self.keys.version
@@ -146,7 +149,7 @@ impl RawStore {
 
     /// Refuses what no key could make right; answers how the request's keys are formed.
     fn admit(&self, context: &RequestContext, family: &str) -> Result<KeyForm> {
-        self.keys.check_version(context.api_version)?;
+        self.keys.version.check(context.api_version)?;
         self.keys.in_family(family)
     }
 

@@ -335,10 +335,11 @@ impl Writer {
             Err(_) => waiting.extend(self.queue.try_iter().map(|next| (next.reply, next.permit))),
         }
         for (reply, permit) in waiting {
+            // First what it keeps: whoever is answered must not meet its own locks in memory.
+            drop(permit);
             reply.answer(written.as_ref().copied().map_err(|error| {
                 Error::Unknown(format!("the store failed while writing: {error}"))
             }));
-            drop(permit);
         }
         written
     }

@@ -1,4 +1,4 @@
-//! Where requests meet regions: the one seam between what users ask (the raw API, later
+//! Where requests meet regions: the one seam between what users ask (the raw API,
 //! transactions) and what keeps their data. Its names are those of TiKV's RaftKV; what it hands out
 //! is a *view*.
 //!
@@ -47,6 +47,7 @@ use skerry_raftstore::keys::{self, DataSpace};
 
 use crate::error::{Error, Result};
 
+pub mod latches;
 pub mod local;
 pub mod permits;
 pub mod read_pool;
@@ -54,6 +55,7 @@ pub mod regions;
 pub mod replicated;
 pub mod reply;
 
+pub use latches::{Latch, Latches};
 pub use local::{LocalLimits, LocalStorage};
 pub use permits::{Permit, Permits};
 pub use read_pool::ReadPool;

@@ -19,8 +19,10 @@ use std::fmt;
 
 use bytes::Bytes;
 use skerry_proto::codec::{self, KeyMode};
-use skerry_proto::metapb;
 use skerry_proto::types::{KeyspaceId, StoreId};
+use skerry_proto::{kvrpcpb, metapb};
+
+use crate::error::{Error, Result};
 
 /// What the last region of API V1 begins with, encoded: transactional clients decode every boundary.
 const V1_LAST_CUT: [u8; 8] = [0xFF; 8];
@@ -51,6 +53,22 @@ impl ApiVersion {
             ApiVersion::V1 => 1,
             ApiVersion::V2 => 2,
         }
+    }
+
+    /// Refuses a request whose context has another version than this. V1 and V1TTL are one here: every value can have
+    /// a TTL.
+    pub fn check(self, api_version: i32) -> Result<()> {
+        use kvrpcpb::ApiVersion as Wire;
+        let (of_client, request) = match Wire::try_from(api_version) {
+            Ok(Wire::V1) => (Some(ApiVersion::V1), "API V1"),
+            Ok(Wire::V1ttl) => (Some(ApiVersion::V1), "API V1TTL"),
+            Ok(Wire::V2) => (Some(ApiVersion::V2), "API V2"),
+            Err(_unknown) => (None, "of an unknown API version"),
+        };
+        if of_client == Some(self) {
+            return Ok(());
+        }
+        Err(Error::ApiVersionNotMatch { request, cluster: self })
     }
 
     /// What somebody with the wrong client should do.

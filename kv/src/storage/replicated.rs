@@ -13,7 +13,7 @@
 //! # Writes
 //!
 //! The region's worker proposes them; they are answered when they are applied here, which is after a
-//! majority of replicas has synced them. The permit is held until then.
+//! majority of replicas has synced them. The permit is held until then and goes just before the answer.
 //!
 //! **Invariant.** Each outcome of raftstore keeps its meaning: *done*, *refused* (certainly not done) or
 //! *unknown*, which alone becomes [`Error::Unknown`].
@@ -144,8 +144,9 @@ impl Storage for ReplicatedStorage {
         };
         let (reply, answer): (Reply<()>, Answer<()>) = self.replies.pair();
         let reply = self.outcomes.reply(move |outcome| {
-            reply.answer(result_of(outcome).map(|_: message::Written| ()));
+            // First what it keeps: whoever is answered must not meet its own locks in memory.
             drop(permit);
+            reply.answer(result_of(outcome).map(|_: message::Written| ()));
         });
         self.store.command(Command { context, kind: CommandKind::Write { batch, reply } });
         answer

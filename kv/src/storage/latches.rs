@@ -1,7 +1,8 @@
 //! Latches: who may read a key and then write what it read, one after the other.
 //!
-//! A compare-and-swap reads before it writes. Between the two no other compare-and-swap and no
-//! write with `for_cas` may touch the key. Each of them takes the latches of all its keys first:
+//! A compare-and-swap reads before it writes, and so does nearly every command of a transaction.
+//! Between the two no other of its kind may touch the key. Each of them takes the latches of all
+//! its keys first:
 //!
 //! 1. [`Latches::acquire`] puts the request into the line of each of its keys, all under one mutex,
 //!    so that any two requests stand in the same order in every line they share. Nobody can wait in
@@ -22,7 +23,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use futures_channel::oneshot;
 
-/// All lines. One for a whole store.
+/// All lines. One for all raw requests of a store, one for all its transactions: their keys have
+/// nothing in common.
 #[derive(Default)]
 pub struct Latches {
     /// Nothing is awaited, sent or read from the engine under it.
