@@ -16,6 +16,7 @@ use skerry_proto::types::Ts;
 
 pub use kvrpcpb::write_conflict::Reason;
 
+use super::lock_waits::Edge;
 use crate::mvcc::{Key, Lock, LockKind};
 
 /// The result of everything in [`crate::txn`] that can fail.
@@ -123,6 +124,10 @@ pub enum Error {
         found: LockKind,
     },
 
+    /// Waiting for the lock would close a circle. Its edges, from the refused one to the one that leads back.
+    #[error("deadlock: the transaction that began at {} would wait for itself, by {} others", .0[0].waiter, .0.len() - 1)]
+    Deadlock(Vec<WaitsFor>),
+
     /// What the client believed about a key is wrong.
     #[error("assertion {:?} on key \"{}\" failed", .0.assertion, .0.key.escape_ascii())]
     AssertionFailed(Box<AssertionFailed>),
@@ -162,6 +167,17 @@ pub struct WriteConflict {
     pub reason: Reason,
 }
 
+/// One edge of a deadlock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitsFor {
+    /// The transaction that waits.
+    pub waiter: Ts,
+    /// The transaction that has the lock.
+    pub holder: Ts,
+    /// On this key.
+    pub key: Bytes,
+}
+
 /// See [`Error::AssertionFailed`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AssertionFailed {
@@ -196,6 +212,15 @@ impl Error {
         }
     }
 
+    /// That a wait would close a circle, which is not empty.
+    pub fn deadlock(circle: &[Edge]) -> Result<Error> {
+        let edges = circle.iter().map(|edge| {
+            let key = edge.key.user_key()?;
+            Ok(WaitsFor { waiter: edge.waiter, holder: edge.holder, key })
+        });
+        edges.collect::<Result<Vec<WaitsFor>>>().map(Error::Deadlock)
+    }
+
     /// As clients understand it; what is not about a key is given back.
     pub fn to_wire(&self) -> std::result::Result<kvrpcpb::KeyError, &crate::Error> {
         let text = self.to_string();
@@ -228,6 +253,7 @@ impl Error {
                 wire.txn_lock_not_found = Some(kvrpcpb::TxnLockNotFound { key: key.clone() });
                 wire.retryable = text;
             }
+            Error::Deadlock(circle) => wire.deadlock = Some(deadlock_to_wire(circle)),
             Error::AssertionFailed(failed) => wire.assertion_failed = Some(failed.to_wire()),
             Error::PrimaryMismatch { key, lock } => {
                 let lock_info = Some(lock_info(key, lock));
@@ -255,6 +281,38 @@ impl WriteConflict {
             reason: self.reason.into(),
         }
     }
+}
+
+impl WaitsFor {
+    fn to_wire(&self) -> skerry_proto::deadlock::WaitForEntry {
+        skerry_proto::deadlock::WaitForEntry {
+            txn: self.waiter.get(),
+            wait_for_txn: self.holder.get(),
+            key_hash: key_hash(&self.key),
+            key: self.key.clone(),
+            ..Default::default()
+        }
+    }
+}
+
+/// As clients expect a circle: the edge that was refused comes last.
+fn deadlock_to_wire(circle: &[WaitsFor]) -> kvrpcpb::Deadlock {
+    let (refused, others) = circle.split_first().expect("a circle has an edge");
+    let closing = others.last().unwrap_or(refused);
+    kvrpcpb::Deadlock {
+        lock_ts: refused.holder.get(),
+        lock_key: refused.key.clone(),
+        deadlock_key_hash: key_hash(&closing.key),
+        deadlock_key: closing.key.clone(),
+        wait_chain: others.iter().chain([refused]).map(WaitsFor::to_wire).collect(),
+    }
+}
+
+/// By which clients tell keys of a deadlock apart; they compute none themselves.
+fn key_hash(key: &[u8]) -> u64 {
+    let mut digest = crc64fast::Digest::new();
+    digest.write(key);
+    digest.sum64()
 }
 
 impl AssertionFailed {

@@ -20,7 +20,7 @@
 //!
 //! # How a command runs
 //!
-//! Whoever runs commands (the *executor*) does this, and needs to know nothing else about them:
+//! Whoever runs commands (the [`executor`]) does this, and needs to know nothing else about them:
 //!
 //! 1. Reads ([`ReadCommand`]): `prepare` with the store's [`Concurrency`]; take a view; `run`.
 //! 2. Writes ([`WriteCommand`]): see that `max_ts` is fresh if the command needs it; take the latches of `keys`;
@@ -35,8 +35,8 @@
 //! **Invariant.** Every command may arrive twice, late, and in any order: it answers the same and does nothing the
 //! second time, or refuses.
 //!
-//! What this module does not do: it waits for nobody, takes no latches, proposes nothing, and knows no clock: all
-//! timestamps come with the commands.
+//! What a command does not do: it waits for nobody, takes no latches, proposes nothing, and knows no clock: all
+//! timestamps come with it. Latches and waiting are the executor's, with [`freshness`] and [`lock_waits`] beside it.
 
 use std::sync::Arc;
 
@@ -56,10 +56,14 @@ pub mod concurrency;
 pub mod delete_range;
 mod endings;
 pub mod error;
+pub mod executor;
+pub mod form;
+pub mod freshness;
 pub mod garbage;
 pub mod get;
 pub mod heartbeat;
 pub mod history;
+pub mod lock_waits;
 pub mod pessimistic_lock;
 pub mod pessimistic_rollback;
 pub mod prewrite;
@@ -70,6 +74,8 @@ pub mod scan_lock;
 
 pub use concurrency::{Concurrency, Published};
 pub use error::{Error, Result};
+pub use executor::{Locking, TxnLimits, TxnStore};
+pub use freshness::Timestamps;
 
 /// A command that writes nothing.
 pub trait ReadCommand {

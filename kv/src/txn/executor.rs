@@ -1,0 +1,353 @@
+//! Runs the commands of transactions over a [`Storage`]: views, latches, permits, writes, waits.
+//!
+//! # A read
+//!
+//! 1. It raises `max_ts` and looks at the locks in memory.
+//! 2. It takes a view, and reads from it: single keys and small batches on the caller's thread
+//!    ([`TxnStore::read`]), all else on the read pool ([`TxnStore::read_at_length`]).
+//!
+//! Reads are served by leaders only, also if the client has allowed other replicas: what a replica reads must raise
+//! `max_ts` where async commits of the region are decided.
+//!
+//! # A write
+//!
+//! 1. Its caller brings a permit: room for the write.
+//! 2. It takes the latches of its keys ([`Latches`]): lines, first come, first served.
+//! 3. It raises `max_ts`, takes a view, and decides. If it may choose a commit timestamp, `max_ts` must be fresh for
+//!    the term and version of that view ([`freshness`](super::freshness)); if it is not, the latches are given back
+//!    meanwhile.
+//! 4. Its batch is written with the view's term, so that it is refused if there was another leader in between. The
+//!    permit takes latches, locks in memory and the wake-up along: they go when the write is in, also if the caller has
+//!    long gone. Then the answer is given.
+//!
+//! A command without a batch is answered from its view.
+//!
+//! # A lock request that waits
+//!
+//! It is given back to its caller as a [`LockWait`], without permit and latches: what waits for another transaction
+//! must not keep the room that this one needs to end. The caller decides how long, and asks again with its turn
+//! ([`super::lock_waits`]).
+//!
+//! **Invariant.** Latches, `Published` and the view's term belong together: no other command decides about a key
+//! between the view and the end of the write, in whatever way that ends.
+//!
+//! What it does not do: it knows no wire and no clock, and repeats nothing but steps 2 and 3.
+
+use std::sync::Arc;
+
+use skerry_proto::kvrpcpb::MvccInfo;
+use skerry_proto::types::{Term, Ts};
+use skerry_raftstore::engine::WriteBatch;
+
+use super::concurrency::{Concurrency, Published};
+use super::delete_range::DeleteRange;
+use super::error::{Error, Result};
+use super::form::TxnKeys;
+use super::freshness::{Freshness, Reign, Timestamps};
+use super::history;
+use super::lock_waits::{LockWait, LockWaits, Turn};
+use super::pessimistic_lock::{KeyLocked, PessimisticLock, PessimisticLocked};
+use super::{Effect, ReadCommand, Released, Steps, WriteCommand};
+use crate::mvcc::Key;
+use crate::storage::read_pool::ReadJob;
+use crate::storage::{
+    ApiVersion, Latch, Latches, Permit, Permits, ReadPool, RegionView, RequestContext, Storage,
+};
+
+/// Room that a step of a walk over a region asks for: about what its keys and records take.
+const STEP_BYTES: usize = 64 << 10;
+
+/// Serves transactions over a [`Storage`].
+pub struct TxnStore {
+    storage: Arc<dyn Storage>,
+    keys: TxnKeys,
+    reply_bytes_max: usize,
+    latches: Arc<Latches>,
+    concurrency: Arc<Concurrency>,
+    freshness: Freshness,
+    waits: Arc<LockWaits>,
+    reads: Arc<ReadPool>,
+}
+
+/// What one request may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TxnLimits {
+    /// Bytes of a key, with mode and keyspace if it has them.
+    pub key_bytes_max: usize,
+    /// Bytes of one answer.
+    pub reply_bytes_max: usize,
+}
+
+/// What came of a lock request.
+pub enum Locking {
+    /// In the order of the request.
+    Done(Vec<KeyLocked>),
+    /// Another transaction's lock is in the way.
+    Wait {
+        /// Where it stands in line.
+        wait: LockWait,
+        /// What to answer if it waits no longer.
+        locked: Error,
+    },
+}
+
+impl TxnStore {
+    /// Serves clients of this version. `reads` belongs to the caller, who stops it.
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        version: ApiVersion,
+        limits: TxnLimits,
+        timestamps: Arc<dyn Timestamps>,
+        reads: Arc<ReadPool>,
+    ) -> TxnStore {
+        TxnStore {
+            storage,
+            keys: TxnKeys { version, key_bytes_max: limits.key_bytes_max },
+            reply_bytes_max: limits.reply_bytes_max,
+            latches: Latches::new(),
+            concurrency: Concurrency::new(),
+            freshness: Freshness::new(timestamps),
+            waits: LockWaits::new(),
+            reads,
+        }
+    }
+
+    /// The form of keys.
+    pub fn keys(&self) -> TxnKeys {
+        self.keys
+    }
+
+    /// Bytes of the largest answer.
+    pub fn reply_bytes_max(&self) -> usize {
+        self.reply_bytes_max
+    }
+
+    /// The room for writes.
+    pub fn permits(&self) -> &Arc<Permits> {
+        self.storage.permits()
+    }
+
+    /// How many lock requests wait.
+    pub fn waiting(&self) -> usize {
+        self.waits.waiting()
+    }
+
+    /// Runs a short read on the caller's thread.
+    pub async fn read<C: ReadCommand>(
+        &self,
+        context: &RequestContext,
+        mut command: C,
+    ) -> Result<C::Answer> {
+        command.prepare(&self.concurrency)?;
+        let view = self.view(context).await?;
+        command.run(&view)
+    }
+
+    /// Runs a long read on the read pool.
+    pub async fn read_at_length<C>(
+        &self,
+        context: &RequestContext,
+        mut command: C,
+    ) -> Result<C::Answer>
+    where
+        C: ReadCommand + Send + 'static,
+        C::Answer: Send + 'static,
+    {
+        command.prepare(&self.concurrency)?;
+        let view = self.view(context).await?;
+        self.reads.run(LongRead(move || command.run(&view))).await?
+    }
+
+    /// Everything that is stored about a key.
+    pub async fn history(&self, context: &RequestContext, key: &Key) -> Result<MvccInfo> {
+        history::of_key(&self.view(context).await?, key)
+    }
+
+    /// Everything that is stored about the first key of the region that a transaction touched.
+    pub async fn history_of(
+        &self,
+        context: &RequestContext,
+        start_ts: Ts,
+    ) -> Result<Option<(Key, MvccInfo)>> {
+        let view = self.view(context).await?;
+        self.reads.run(LongRead(move || history::of_transaction(&view, start_ts))).await?
+    }
+
+    /// Runs a write.
+    pub async fn write<C: WriteCommand>(
+        &self,
+        context: &RequestContext,
+        command: &C,
+        permit: Permit,
+    ) -> Result<C::Answer> {
+        let decided = self.decide(context, command).await?;
+        self.finish(context, decided, permit).await
+    }
+
+    /// Runs a lock request until it is done or has to wait. `turn` is the one that it waited for, if it did.
+    pub async fn lock(
+        &self,
+        context: &RequestContext,
+        command: &PessimisticLock,
+        turn: Option<Turn>,
+        permit: Permit,
+    ) -> Result<Locking> {
+        let Decided { effect, term, latch } = self.decide(context, command).await?;
+        let Effect { batch, answer, published, released } = effect;
+        let (key, lock) = match answer {
+            PessimisticLocked::Done(answer) => {
+                let effect = Effect { batch, answer, published, released };
+                let results = self.finish(context, Decided { effect, term, latch }, permit).await?;
+                // A key without a value may have stayed free: then the next in line has its turn.
+                if let Some(turn) = turn.filter(|_| !command.lock_only_if_exists) {
+                    turn.keep(command.start_ts);
+                }
+                return Ok(Locking::Done(results));
+            }
+            PessimisticLocked::Wait { key, lock } => (key, lock),
+        };
+        let wait = match self.waits.join(&key, lock.start_ts, command.start_ts) {
+            Ok(wait) => wait,
+            Err(circle) => return Err(Error::deadlock(&circle)?),
+        };
+        drop(latch);
+        if let Some(turn) = turn.filter(|turn| turn.key() == Some(&key)) {
+            turn.keep(lock.start_ts);
+        }
+        Ok(Locking::Wait { wait, locked: Error::locked(&key, &lock) })
+    }
+
+    /// Runs a command for a whole region, step by step, with a permit for each.
+    pub async fn walk<S: Steps>(&self, context: &RequestContext, mut steps: S) -> Result<()> {
+        loop {
+            let view = self.view(context).await?;
+            let Some(command) = steps.next(&view)? else { return Ok(()) };
+            drop(view);
+            if command.keys().is_empty() {
+                // It has looked at many locks that do not matter.
+                continue;
+            }
+            let permit = self.permits().acquire(STEP_BYTES).await;
+            self.write(context, &command, permit).await?;
+        }
+    }
+
+    /// Removes a range of the region.
+    pub async fn delete_range(
+        &self,
+        context: &RequestContext,
+        command: &DeleteRange,
+        permit: Permit,
+    ) -> Result<()> {
+        let view = self.view(context).await?;
+        let (batch, term) = (command.run(&view)?, view.term);
+        drop(view);
+        self.write_batch(context, batch, term, permit).await
+    }
+
+    /// Steps 2 and 3.
+    async fn decide<C: WriteCommand>(
+        &self,
+        context: &RequestContext,
+        command: &C,
+    ) -> Result<Decided<C::Answer>> {
+        loop {
+            let keys = command.keys();
+            let latch = self.latches.acquire(keys.iter().map(Key::to_bytes)).await;
+            command.prepare(&self.concurrency);
+            let view = self.view(context).await?;
+            let reign = Reign::of(&view);
+            if command.needs_fresh_max_ts() && !self.freshness.is_learnt(reign) {
+                // Nobody shall wait for the scheduler at a latch, nor keep old versions alive.
+                drop((latch, view));
+                self.freshness.learn(reign, &self.concurrency).await;
+                continue;
+            }
+            let effect = command.run(&view, &self.concurrency)?;
+            return Ok(Decided { effect, term: view.term, latch });
+        }
+    }
+
+    /// Step 4.
+    async fn finish<A>(
+        &self,
+        context: &RequestContext,
+        decided: Decided<A>,
+        permit: Permit,
+    ) -> Result<A> {
+        let Decided { effect, term, latch } = decided;
+        let Effect { batch, answer, published, released } = effect;
+        let wake = Wake { waits: Arc::clone(&self.waits), released };
+        let ending = Ending { _published: published, _latch: latch, _wake: wake };
+        if !batch.is_empty() {
+            self.write_batch(context, batch, term, permit.keeping(ending)).await?;
+        }
+        Ok(answer)
+    }
+
+    async fn write_batch(
+        &self,
+        context: &RequestContext,
+        batch: WriteBatch,
+        term: Term,
+        permit: Permit,
+    ) -> Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let context = RequestContext { term: Some(term), ..*context };
+        Ok(self.storage.async_write(&context, batch, permit).await?)
+    }
+
+    async fn view(&self, context: &RequestContext) -> Result<RegionView> {
+        self.keys.version.check(context.api_version)?;
+        let context = RequestContext { replica_read: false, ..*context };
+        Ok(self.storage.async_snapshot(&context).await?)
+    }
+}
+
+/// A command that has decided and not written.
+struct Decided<A> {
+    effect: Effect<A>,
+    term: Term,
+    latch: Latch,
+}
+
+/// What ends with a write, in this order.
+struct Ending {
+    _published: Option<Published>,
+    _latch: Latch,
+    _wake: Wake,
+}
+
+/// Wakes, on drop, those who wait for these locks. If the write failed they find them again.
+struct Wake {
+    waits: Arc<LockWaits>,
+    released: Vec<Released>,
+}
+
+impl Drop for Wake {
+    fn drop(&mut self) {
+        for released in &self.released {
+            self.waits.wake(&released.key);
+        }
+    }
+}
+
+/// A read in one slice: what it may read is bounded by its limits.
+struct LongRead<F>(F);
+
+impl<F, T> ReadJob for LongRead<F>
+where
+    F: FnMut() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    type Output = T;
+
+    fn slice(&mut self) -> crate::Result<Option<T>> {
+        Ok(Some((self.0)()))
+    }
+}
+
+#[cfg(test)]
+mod tests;
