@@ -6,7 +6,7 @@
 //! 2. open the data directory and the data engine: whatever is wrong with them ends the start;
 //! 3. learn or read who the store is ([`identity`]), and for a replicated one found or join its cluster
 //!    ([`membership`]) and make sure that no other store bears its name ([`claim`]);
-//! 4. what keeps the data ([`core`]), raw API;
+//! 4. what keeps the data ([`core`]), the raw and the transactional API;
 //! 5. serve clients, and the status pages;
 //! 6. register with the scheduler and begin to beat ([`crate::net::heartbeats`]): clients come from now on.
 //!
@@ -36,11 +36,13 @@ use crate::metrics::Metrics;
 use crate::net::claim::claim;
 use crate::net::heartbeats::{Heartbeats, Intervals, Registration, Vitals, register};
 use crate::net::scheduler_client::{Failure, SchedulerClient};
+use crate::net::timestamps::PatientTimestamps;
 use crate::raw::RawStore;
 use crate::raw::value::expiry_of;
 use crate::server::kv_service::KvService;
 use crate::server::{self, status};
 use crate::storage::ApiVersion;
+use crate::txn::TxnStore;
 
 mod core;
 mod identity;
@@ -198,8 +200,10 @@ impl Node {
             StoreVitals::new(identity, Arc::clone(&engine), &core, &config, directory.path());
         metrics.add_source(vitals::readings(Arc::clone(&engine), &core));
 
+        let timestamps = PatientTimestamps::new(Arc::clone(&scheduler), logger.clone());
+        let txn = transactions(&core, &identity, &config, timestamps, &raw);
         let pages = pages(&config, &vitals, &metrics);
-        let service = KvService::new(Arc::clone(&raw), core.inlet());
+        let service = KvService::new(Arc::clone(&raw), txn, core.inlet());
         let servers = vec![
             spawn_server(serve_clients(&config, listeners.store, service, &metrics, &stopping)),
             spawn_server(status::serve(listeners.status, pages, told(&stopping))),
@@ -337,6 +341,19 @@ async fn start_replicas(
     let (core, reports) =
         Core::replicated(engines, &identity, scheduler, config, stopping, logger)?;
     Ok((identity, core, reports))
+}
+
+/// The transactional API beside the raw one, with which it shares the threads for large reads.
+fn transactions(
+    core: &Core,
+    identity: &StoreIdentity,
+    config: &Config,
+    timestamps: Arc<PatientTimestamps>,
+    raw: &RawStore,
+) -> Arc<TxnStore> {
+    let (version, limits) = (identity.api_version, config.storage.txn_limits());
+    let reads = Arc::clone(raw.read_pool());
+    Arc::new(TxnStore::new(core.storage(), version, limits, timestamps, reads))
 }
 
 fn purpose(mode: Mode, config: &Config) -> Purpose {

@@ -1,10 +1,15 @@
 //! Clients that were not written here, unmodified: the crate `tikv-client` and the PyPI package of that name.
 //!
+//! Here are raw pairs; transactions have their stories in `clients/transactions.rs`.
+//!
 //! Every story is told on a cluster of each API version: without a keyspace on V1, with the keyspace DEFAULT
 //! on V2. Requests that these clients refuse to send, or bend before they send them, are made by hand.
 //!
 //! The crate's own scan loop decides what can be asked on V1: a scan without an end goes on until it has as many
 //! pairs as were asked for, so on V1 every scan has an end. That is the same against TiKV.
+
+#[path = "clients/transactions.rs"]
+mod transactions;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -54,6 +54,7 @@ mod txn_4b;
 mod txn_4c;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -65,9 +66,10 @@ use skerry_kv::storage::regions::fixed_regions;
 use skerry_kv::storage::{
     ApiVersion, LocalLimits, LocalStorage, RegionView, RequestContext, Storage,
 };
+use skerry_kv::txn::{Timestamps, TxnLimits, TxnStore};
 use skerry_proto::kvrpcpb::*;
 use skerry_proto::tikvpb::tikv_server::Tikv;
-use skerry_proto::types::StoreId;
+use skerry_proto::types::{StoreId, Ts};
 use skerry_raftstore::config::RocksConfig;
 use skerry_raftstore::engine::memory::MemoryEngine;
 use skerry_raftstore::engine::rocks::RocksEngine;
@@ -81,6 +83,15 @@ const LAB_TESTS: &str = include_str!("../lab-tests.tsv");
 /// Projects whose tests are all due.
 const LANDED: [&str; 13] =
     ["1", "2AA", "2AB", "2AC", "2B", "2C", "3A", "3B", "3C", "4A", "4B", "4C", "kv"];
+
+/// The labs of the raw service choose no timestamps.
+struct NoScheduler;
+
+impl Timestamps for NoScheduler {
+    fn newest(&self) -> Pin<Box<dyn Future<Output = Ts> + Send + '_>> {
+        Box::pin(std::future::pending())
+    }
+}
 
 /// A service over standalone storage with its fixed regions, and what lies beneath it.
 struct Lab {
@@ -104,7 +115,12 @@ impl Lab {
         let shared: Arc<dyn Storage> = storage.clone();
         let clock = Arc::new(ManualClock::at(1_700_000_000_000));
         let raw = RawStore::new(shared, ApiVersion::V1, clock, RawLimits::default());
-        Lab { engine, storage, service: KvService::new(Arc::new(raw), None), context }
+        let limits = TxnLimits { key_bytes_max: 1_000, reply_bytes_max: 1 << 20 };
+        let (shared, reads) = (storage.clone(), Arc::clone(raw.read_pool()));
+        let version = ApiVersion::V1;
+        let txn = TxnStore::new(shared, version, limits, Arc::new(NoScheduler), reads);
+        let service = KvService::new(Arc::new(raw), Arc::new(txn), None);
+        Lab { engine, storage, service, context }
     }
 
     /// Writes a pair beneath the service.

@@ -11,6 +11,7 @@ use skerry_raftstore::config::{ByteSize, Knob};
 use crate::logging::LogConfig;
 use crate::raw::RawLimits;
 use crate::storage::LocalLimits;
+use crate::txn::TxnLimits;
 
 /// Whether answers are compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -259,6 +260,14 @@ impl StorageConfig {
             reply_bytes_max: self.reply_size_max.length(),
             read_threads: self.read_threads as usize,
             pending_reads_max: self.pending_reads_max as usize,
+        }
+    }
+
+    /// Of transactional requests.
+    pub fn txn_limits(&self) -> TxnLimits {
+        TxnLimits {
+            key_bytes_max: self.key_size_max.length(),
+            reply_bytes_max: self.reply_size_max.length(),
         }
     }
 

@@ -13,7 +13,7 @@ use super::{Key, Lock, LockKind, Meeting, ReadRules, Write, WriteKind, WriteRef}
 use crate::error::Result;
 
 /// A value as a reader sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Version {
     /// The value; empty if only keys were asked for.
     pub value: Bytes,

@@ -7,6 +7,7 @@
 //! | [`heartbeats`] | tells the scheduler that the store lives, and which regions it leads |
 //! | [`reporter`] | what raftstore tells the scheduler, and what the scheduler wants of regions |
 //! | [`resolver`] | where other stores are |
+//! | [`timestamps`] | timestamps for whoever cannot go on without one |
 //! | [`transport`] | raft messages to other stores |
 //! | [`inlet`] | raft messages from other stores |
 //! | [`snapshots`] | snapshots, both ways |
@@ -18,6 +19,7 @@ pub mod reporter;
 pub mod resolver;
 pub mod scheduler_client;
 mod snapshots;
+pub mod timestamps;
 pub mod transport;
 
 pub use scheduler_client::{Failure, SchedulerClient};

@@ -6,8 +6,10 @@
 //!    gRPC status for outcomes that nobody knows. Replies without a text of their own carry it in
 //!    the `error` of their first pair, where clients look for it.
 //!
+//! Transactional calls are the same over [`TxnStore`], in [`txn`].
+//!
 //! Calls that are not served yet answer UNIMPLEMENTED by the defaults of the generated trait. What
-//! a call means is said in [`crate::raw`]; nothing is decided here.
+//! a call means is said in [`crate::raw`] and [`crate::txn`]; nothing is decided here.
 
 use std::sync::Arc;
 
@@ -21,23 +23,28 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::net::inlet::RaftInlet;
 use crate::raw::put::spread_ttls;
 use crate::raw::{CompareAndSwap, Ordering, Put, RawStore, Scan, Swap};
+use crate::txn::TxnStore;
 
 mod call;
+mod txn;
+mod txn_wire;
 
 use call::{Call, finish};
+use txn::TxnCalls;
 
 /// Serves the calls of clients. Clones share everything.
 #[derive(Clone)]
 pub struct KvService {
     raw: Arc<RawStore>,
+    txn: TxnCalls,
     /// Where other stores send raft messages; a standalone store has no others.
     inlet: Option<RaftInlet>,
 }
 
 impl KvService {
-    /// Serves raw calls from `raw`, and other stores by `inlet`.
-    pub fn new(raw: Arc<RawStore>, inlet: Option<RaftInlet>) -> KvService {
-        KvService { raw, inlet }
+    /// Serves raw calls from `raw`, those of transactions from `txn`, and other stores by `inlet`.
+    pub fn new(raw: Arc<RawStore>, txn: Arc<TxnStore>, inlet: Option<RaftInlet>) -> KvService {
+        KvService { raw, txn: TxnCalls::new(txn), inlet }
     }
 
     fn inlet(&self) -> Result<&RaftInlet, Status> {
@@ -261,6 +268,104 @@ impl Tikv for KvService {
             },
             |region_error, error| RawChecksumResponse { region_error, error, ..Default::default() },
         )
+    }
+
+    async fn kv_get(&self, request: Request<GetRequest>) -> Reply<GetResponse> {
+        self.txn.get(request).await
+    }
+
+    async fn kv_batch_get(&self, request: Request<BatchGetRequest>) -> Reply<BatchGetResponse> {
+        self.txn.batch_get(request).await
+    }
+
+    async fn kv_scan(&self, request: Request<ScanRequest>) -> Reply<ScanResponse> {
+        self.txn.scan(request).await
+    }
+
+    async fn kv_prewrite(&self, request: Request<PrewriteRequest>) -> Reply<PrewriteResponse> {
+        self.txn.prewrite(request).await
+    }
+
+    async fn kv_pessimistic_lock(
+        &self,
+        request: Request<PessimisticLockRequest>,
+    ) -> Reply<PessimisticLockResponse> {
+        self.txn.pessimistic_lock(request).await
+    }
+
+    async fn kv_pessimistic_rollback(
+        &self,
+        request: Request<PessimisticRollbackRequest>,
+    ) -> Reply<PessimisticRollbackResponse> {
+        self.txn.pessimistic_rollback(request).await
+    }
+
+    async fn kv_commit(&self, request: Request<CommitRequest>) -> Reply<CommitResponse> {
+        self.txn.commit(request).await
+    }
+
+    async fn kv_batch_rollback(
+        &self,
+        request: Request<BatchRollbackRequest>,
+    ) -> Reply<BatchRollbackResponse> {
+        self.txn.batch_rollback(request).await
+    }
+
+    async fn kv_cleanup(&self, request: Request<CleanupRequest>) -> Reply<CleanupResponse> {
+        self.txn.cleanup(request).await
+    }
+
+    async fn kv_txn_heart_beat(
+        &self,
+        request: Request<TxnHeartBeatRequest>,
+    ) -> Reply<TxnHeartBeatResponse> {
+        self.txn.txn_heart_beat(request).await
+    }
+
+    async fn kv_check_txn_status(
+        &self,
+        request: Request<CheckTxnStatusRequest>,
+    ) -> Reply<CheckTxnStatusResponse> {
+        self.txn.check_txn_status(request).await
+    }
+
+    async fn kv_check_secondary_locks(
+        &self,
+        request: Request<CheckSecondaryLocksRequest>,
+    ) -> Reply<CheckSecondaryLocksResponse> {
+        self.txn.check_secondary_locks(request).await
+    }
+
+    async fn kv_scan_lock(&self, request: Request<ScanLockRequest>) -> Reply<ScanLockResponse> {
+        self.txn.scan_lock(request).await
+    }
+
+    async fn kv_resolve_lock(
+        &self,
+        request: Request<ResolveLockRequest>,
+    ) -> Reply<ResolveLockResponse> {
+        self.txn.resolve_lock(request).await
+    }
+
+    async fn kv_delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Reply<DeleteRangeResponse> {
+        self.txn.delete_range(request).await
+    }
+
+    async fn mvcc_get_by_key(
+        &self,
+        request: Request<MvccGetByKeyRequest>,
+    ) -> Reply<MvccGetByKeyResponse> {
+        self.txn.mvcc_get_by_key(request).await
+    }
+
+    async fn mvcc_get_by_start_ts(
+        &self,
+        request: Request<MvccGetByStartTsRequest>,
+    ) -> Reply<MvccGetByStartTsResponse> {
+        self.txn.mvcc_get_by_start_ts(request).await
     }
 }
 

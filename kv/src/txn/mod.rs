@@ -23,9 +23,10 @@
 //! Whoever runs commands (the [`executor`]) does this, and needs to know nothing else about them:
 //!
 //! 1. Reads ([`ReadCommand`]): `prepare` with the store's [`Concurrency`]; take a view; `run`.
-//! 2. Writes ([`WriteCommand`]): see that `max_ts` is fresh if the command needs it; take the latches of `keys`;
-//!    `prepare`; take a view; `run`; write [`Effect::batch`] with the view's term; then drop [`Effect::published`]
-//!    and the latches, wake whoever waits for [`Effect::released`], and give the answer.
+//! 2. Writes ([`WriteCommand`]): take the latches of `keys`; `prepare`; take a view; if the command needs it, see that
+//!    `max_ts` is fresh for this view, or make it so and begin again; `run`; write [`Effect::batch`] with the view's
+//!    term; then drop [`Effect::published`] and the latches, wake whoever waits for [`Effect::released`], and give
+//!    the answer.
 //! 3. Commands for a whole region ([`Steps`]): take a view without latches and ask for the `next` command, run it as
 //!    above, and so on until there is none.
 //!

@@ -18,8 +18,9 @@ use skerry_proto::{errorpb, kvrpcpb};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
-use crate::error::{Error, Leaving, Result};
+use crate::error::{Error, Leaving};
 use crate::storage::{Permit, Permits, RequestContext};
+use crate::txn;
 
 /// Longest life of a call whose client set no deadline, so that a stuck disk does not gather calls
 /// for ever.
@@ -34,9 +35,9 @@ pub(super) struct Call {
 }
 
 /// A call that did not succeed.
-pub(super) enum Refused {
+pub(super) enum Refused<E = Error> {
     /// An error with one of the forms that replies have.
-    Error(Error),
+    Error(E),
     /// The time was up.
     Late(&'static str),
 }
@@ -56,11 +57,16 @@ impl Call {
         (Call { context: RequestContext::from(wire), budget }, request)
     }
 
+    /// How long a call may wait that wants to wait for so long.
+    pub(super) fn at_most(&self, wanted: Duration) -> Duration {
+        wanted.min(self.budget)
+    }
+
     /// Runs a read.
-    pub(super) async fn read<T>(
+    pub(super) async fn read<T, E>(
         &self,
-        read: impl Future<Output = Result<T>>,
-    ) -> std::result::Result<T, Refused> {
+        read: impl Future<Output = std::result::Result<T, E>>,
+    ) -> std::result::Result<T, Refused<E>> {
         match tokio::time::timeout(self.budget, read).await {
             Ok(result) => result.map_err(Refused::Error),
             Err(_elapsed) => Err(Refused::Late("the deadline passed before the read was done")),
@@ -68,14 +74,15 @@ impl Call {
     }
 
     /// Waits for room for a write of `bytes`, then runs it.
-    pub(super) async fn write<T, F>(
+    pub(super) async fn write<T, E, F>(
         &self,
         permits: &Arc<Permits>,
         bytes: usize,
         write: impl FnOnce(Permit) -> F,
-    ) -> std::result::Result<T, Refused>
+    ) -> std::result::Result<T, Refused<E>>
     where
-        F: Future<Output = Result<T>>,
+        F: Future<Output = std::result::Result<T, E>>,
+        E: From<Error>,
     {
         let mut deadline = pin!(tokio::time::sleep(self.budget));
         let permit = tokio::select! {
@@ -83,7 +90,7 @@ impl Call {
             permit = permits.acquire(bytes) => permit,
             () = &mut deadline => {
                 let error = Error::ServerIsBusy("no room for the write until its deadline");
-                return Err(Refused::Error(error));
+                return Err(Refused::Error(error.into()));
             }
         };
         tokio::select! {
@@ -116,6 +123,28 @@ pub(super) fn finish<T, R>(
         Leaving::Unavailable(text) => Err(Status::unavailable(text)),
         Leaving::Damaged(text) => Err(Status::data_loss(text)),
     }
+}
+
+/// As [`finish`], for replies that have a form for what is about keys; a text takes the form of *never*.
+pub(super) fn finish_about_keys<T, R>(
+    result: std::result::Result<T, Refused<txn::Error>>,
+    done: impl FnOnce(T) -> R,
+    refused: impl FnOnce(Option<errorpb::Error>, Option<kvrpcpb::KeyError>) -> R,
+) -> std::result::Result<Response<R>, Status> {
+    let result = match result {
+        Ok(value) => Ok(value),
+        Err(Refused::Late(reason)) => Err(Refused::Late(reason)),
+        Err(Refused::Error(txn::Error::Other(error))) => Err(Refused::Error(*error)),
+        Err(Refused::Error(about_key)) => {
+            let error = about_key.to_wire().expect("only the variant above has no such form");
+            return Ok(Response::new(refused(None, Some(error))));
+        }
+    };
+    finish(result, done, |region_error, text| {
+        let never = || kvrpcpb::KeyError { abort: text, ..Default::default() };
+        let error = region_error.is_none().then(never);
+        refused(region_error, error)
+    })
 }
 
 /// How long a call may take. A tenth of the client's time is kept for the way back: an answer that

@@ -1,9 +1,11 @@
 //! The shapes of replies: where a value, a region error, a text and a status stand in each of them.
 //! What the calls mean is told in `raw/scripts`.
 
+use std::pin::Pin;
+
 use skerry_proto::kvrpcpb::Context;
 use skerry_proto::metapb::{Peer, RegionEpoch};
-use skerry_proto::types::StoreId;
+use skerry_proto::types::{StoreId, Ts};
 use skerry_raftstore::engine::memory::MemoryEngine;
 use skerry_raftstore::time::ManualClock;
 use tonic::Code;
@@ -13,6 +15,16 @@ use crate::raw::RawLimits;
 use crate::storage::local::Writer;
 use crate::storage::regions::fixed_regions;
 use crate::storage::{ApiVersion, LocalLimits, LocalStorage};
+use crate::txn::{Timestamps, TxnLimits};
+
+/// These stories choose no timestamps.
+struct NoScheduler;
+
+impl Timestamps for NoScheduler {
+    fn newest(&self) -> Pin<Box<dyn Future<Output = Ts> + Send + '_>> {
+        Box::pin(std::future::pending())
+    }
+}
 
 /// A service of API V1 over a storage with room for one write, whose writer is turned by hand.
 struct World {
@@ -29,7 +41,11 @@ impl World {
         let (storage, writer) = LocalStorage::by_hand(engine, StoreId::new(1), regions, limits);
         let clock = Arc::new(ManualClock::at(1_000_000));
         let raw = RawStore::new(storage.clone(), ApiVersion::V1, clock, RawLimits::default());
-        World { service: KvService::new(Arc::new(raw), None), storage, writer }
+        let limits = TxnLimits { key_bytes_max: 100, reply_bytes_max: 10_000 };
+        let (version, reads) = (ApiVersion::V1, raw.read_pool().clone());
+        let txn = TxnStore::new(storage.clone(), version, limits, Arc::new(NoScheduler), reads);
+        let service = KvService::new(Arc::new(raw), Arc::new(txn), None);
+        World { service, storage, writer }
     }
 
     /// Runs a write, turning the writer once it has been accepted.
@@ -246,6 +262,116 @@ async fn a_lost_request_is_unknown_and_a_stopped_store_is_unavailable() {
 #[tokio::test]
 async fn what_is_not_served_says_so() {
     let world = World::new();
-    let status = world.service.kv_get(Request::new(GetRequest::default())).await;
+    let status = world.service.kv_gc(Request::new(GcRequest::default())).await;
     assert_eq!(status.expect_err("not yet").code(), Code::Unimplemented);
+}
+
+/// A prewrite of one pair, optimistic and in two phases.
+fn prewrite(
+    key: &'static str,
+    value: &'static str,
+    start_version: u64,
+) -> Request<PrewriteRequest> {
+    let mutation = Mutation { key: key.into(), value: value.into(), ..Default::default() };
+    Request::new(PrewriteRequest {
+        context: context(),
+        mutations: vec![mutation],
+        primary_lock: key.into(),
+        start_version,
+        lock_ttl: 1_000,
+        ..Default::default()
+    })
+}
+
+fn get_at(key: &'static str, version: u64) -> Request<GetRequest> {
+    let key = key.into();
+    Request::new(GetRequest { context: context(), key, version, ..Default::default() })
+}
+
+#[tokio::test]
+async fn a_transaction_is_read_when_it_has_committed_and_its_lock_is_shown_before() {
+    let mut world = World::new();
+    let service = world.service.clone();
+    let reply = world.write(service.kv_prewrite(prewrite("k", "v", 10))).await;
+    assert_eq!(reply, PrewriteResponse::default());
+    let reply = service.kv_get(get_at("k", 11)).await.expect("a reply").into_inner();
+    let locked = reply.error.expect("it is locked").locked.expect("by a lock");
+    assert_eq!((locked.lock_version, locked.lock_ttl, &locked.key[..]), (10, 1_000, &b"k"[..]));
+    let keys = vec!["k".into(), "other".into()];
+    let many = BatchGetRequest { context: context(), keys, version: 11, ..Default::default() };
+    let reply = service.kv_batch_get(Request::new(many)).await.expect("a reply").into_inner();
+    assert!(reply.pairs.len() == 1 && reply.pairs[0].error.is_some(), "{reply:?}");
+
+    let commit = CommitRequest {
+        context: context(),
+        start_version: 10,
+        keys: vec!["k".into()],
+        commit_version: 20,
+        ..Default::default()
+    };
+    let reply = world.write(service.kv_commit(Request::new(commit))).await;
+    assert_eq!(reply, CommitResponse { commit_version: 20, ..Default::default() });
+    let reply = service.kv_get(get_at("k", 20)).await.expect("a reply").into_inner();
+    assert_eq!((reply.not_found, &reply.value[..], reply.commit_ts), (false, &b"v"[..], 0));
+    let reply = service.kv_get(get_at("k", 19)).await.expect("a reply").into_inner();
+    assert!(reply.not_found && reply.error.is_none());
+
+    let late = service.kv_prewrite(prewrite("k", "late", 15)).await.expect("a reply").into_inner();
+    assert_eq!(late.errors[0].conflict.as_ref().map(|found| found.conflict_commit_ts), Some(20));
+}
+
+#[tokio::test]
+async fn a_lock_request_that_does_not_wait_is_answered_with_the_lock() {
+    let mut world = World::new();
+    let service = world.service.clone();
+    let lock = |start_version: u64, wait_timeout| {
+        let mutation =
+            Mutation { op: Op::PessimisticLock.into(), key: "k".into(), ..Default::default() };
+        Request::new(PessimisticLockRequest {
+            context: context(),
+            mutations: vec![mutation],
+            primary_lock: "k".into(),
+            start_version,
+            for_update_ts: start_version,
+            wait_timeout,
+            return_values: true,
+            ..Default::default()
+        })
+    };
+    let reply = world.write(service.kv_pessimistic_lock(lock(10, 0))).await;
+    assert_eq!((reply.values.len(), reply.not_founds, reply.results.len()), (1, vec![true], 0));
+    let reply = service.kv_pessimistic_lock(lock(11, -1)).await.expect("a reply").into_inner();
+    assert_eq!(reply.errors[0].locked.as_ref().map(|lock| lock.lock_version), Some(10));
+    let mut waiting = Box::pin(service.kv_pessimistic_lock(lock(12, 60_000)));
+    tokio::select! {
+        biased;
+        reply = &mut waiting => panic!("{reply:?}"),
+        () = async {} => {}
+    }
+    let release = PessimisticRollbackRequest {
+        context: context(),
+        start_version: 10,
+        for_update_ts: 10,
+        keys: vec!["k".into()],
+    };
+    let reply = world.write(service.kv_pessimistic_rollback(Request::new(release))).await;
+    assert!(reply.errors.is_empty() && reply.region_error.is_none());
+    let reply = world.write(waiting).await;
+    assert!(reply.errors.is_empty(), "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_transaction_for_nobody_is_redirected_and_a_bad_one_refused_in_words() {
+    let world = World::new();
+    let service = &world.service;
+    let request =
+        GetRequest { context: stranger(), key: "k".into(), version: 9, ..Default::default() };
+    let reply = service.kv_get(Request::new(request)).await.expect("a reply").into_inner();
+    assert!(reply.region_error.expect("a region error").store_not_match.is_some());
+    let reply = service.kv_get(get_at("", 9)).await.expect("a reply").into_inner();
+    assert!(reply.error.expect("it is refused").abort.contains("empty"));
+    let mut request = prewrite("k", "v", 9);
+    request.get_mut().mutations[0].op = 77;
+    let reply = service.kv_prewrite(request).await.expect("a reply").into_inner();
+    assert!(reply.errors[0].abort.contains("77"), "{reply:?}");
 }

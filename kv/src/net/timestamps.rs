@@ -1,0 +1,40 @@
+//! Timestamps of the scheduler for whoever cannot go on without one.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use skerry_proto::types::Ts;
+use slog::Logger;
+
+use super::scheduler_client::SchedulerClient;
+use crate::txn::Timestamps;
+
+/// Asks until it is told: who waits has a deadline of its own.
+pub struct PatientTimestamps {
+    scheduler: Arc<SchedulerClient>,
+    logger: Logger,
+}
+
+impl PatientTimestamps {
+    /// Timestamps of this scheduler.
+    pub fn new(scheduler: Arc<SchedulerClient>, logger: Logger) -> Arc<PatientTimestamps> {
+        Arc::new(PatientTimestamps { scheduler, logger })
+    }
+}
+
+impl Timestamps for PatientTimestamps {
+    fn newest(&self) -> Pin<Box<dyn Future<Output = Ts> + Send + '_>> {
+        Box::pin(async {
+            let asked = self.scheduler.patiently(&self.logger, || self.scheduler.timestamp());
+            match asked.await {
+                Ok(newest) if newest.physical > 0 => {
+                    let physical = newest.physical.unsigned_abs() << Ts::LOGICAL_BITS;
+                    Ts::from(physical | newest.logical.unsigned_abs())
+                }
+                // It says no for good, as one of another cluster does, or nothing: so nothing can be promised.
+                _ => std::future::pending().await,
+            }
+        })
+    }
+}
