@@ -216,11 +216,15 @@ impl Peer {
         let votes = member.is_some_and(|member| {
             matches!(member.role(), PeerRole::Voter | PeerRole::IncomingVoter)
         });
-        let needs =
-            self.change_proposed.max(raft.raft_log.last_index().saturating_sub(TRANSFER_LAG_MAX));
+        let last = raft.raft_log.last_index();
+        let needs = self.change_proposed.max(last.saturating_sub(TRANSFER_LAG_MAX));
         votes
             && raft.prs().get(peer.id).is_some_and(|progress| {
-                progress.state == ProgressState::Replicate && progress.matched >= needs
+                let follows = progress.state == ProgressState::Replicate;
+                // One that could not be reached for a while is probed until the next write, which an idle region
+                // may never see.
+                let has_all = progress.recent_active && progress.matched == last;
+                progress.matched >= needs && (follows || has_all)
             })
     }
 }

@@ -485,6 +485,25 @@ fn leadership_is_handed_over() {
     done(cluster.put(1, "a", "1"));
 }
 
+/// Before, nothing but a write made such a follower an heir again, and an idle region sees none.
+#[test]
+fn an_idle_region_is_handed_to_a_follower_that_could_not_be_reached_for_a_while() {
+    let mut cluster = Cluster::new(3, 3);
+    cluster.run(40);
+    let leader = cluster.leader(1).0;
+    let heir = leader % 3 + 1;
+    let store = &mut cluster.machines.get_mut(&leader).expect("it is there").store;
+    store.unreachable(RegionId::new(1), PeerId::new(10 + heir));
+    cluster.run(5);
+    let request = TransferLeaderRequest {
+        peer: Some(peer(10 + heir, heir)),
+        ..TransferLeaderRequest::default()
+    };
+    done(cluster.admin(1, admin_request::Command::TransferLeader(request)));
+    cluster.run(10);
+    assert_eq!(cluster.leader(1).0, heir);
+}
+
 #[test]
 fn logs_are_cut_and_a_follower_that_was_away_gets_a_snapshot_after_two_splits() {
     let mut cluster = Cluster::new(3, 3);
