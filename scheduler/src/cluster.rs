@@ -123,6 +123,8 @@ pub struct Cluster {
     patrolled: RegionId,
     /// How many regions stores had that are being emptied, when that began or was first seen.
     leaving: BTreeMap<StoreId, usize>,
+    /// Learners that somebody has asked for by hand, until they vote or are gone. A restart forgets them.
+    kept_learners: BTreeMap<RegionId, BTreeSet<StoreId>>,
     /// Regions whose row on disk is not what the tree says.
     unsaved: BTreeSet<RegionId>,
     safe_point: SafePoint,
@@ -155,6 +157,7 @@ impl Cluster {
             is_prepared: false,
             patrolled: RegionId::new(0),
             leaving: BTreeMap::new(),
+            kept_learners: BTreeMap::new(),
             unsaved: BTreeSet::new(),
             safe_point: SafePoint::default(),
             keyspaces: Keyspaces::default(),
@@ -369,6 +372,7 @@ impl Cluster {
         self.look_whether_prepared(now);
         let record = self.regions.get(id).expect("it was accepted").clone();
         self.operators.heard(&record, now);
+        self.forget_learners(&record);
         Ok(())
     }
 
@@ -481,6 +485,7 @@ impl Cluster {
             self.unsaved.insert(id);
         }
         for gone in &replaced {
+            self.kept_learners.remove(gone);
             let reason = format!("the region is gone: {id} has its range");
             self.operators.end(*gone, Ending::Cancelled(reason), now);
         }

@@ -4,11 +4,11 @@
 //! `high-space-ratio` on it rises, to double at `low-space-ratio` and further beyond. Its *leader score* is the
 //! number of leaders by its weight. Both count what operators under way will have changed at their end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use skerry_proto::metapb::Peer;
 use skerry_proto::pdpb::StoreStats;
-use skerry_proto::types::StoreId;
+use skerry_proto::types::{RegionId, StoreId};
 
 use crate::moment::Moment;
 use crate::operator::limits::{StoreLimits, Way};
@@ -32,6 +32,8 @@ pub struct Picture<'a> {
     pub settings: &'a Settings,
     /// Stores that shall lead nothing.
     pub no_leaders: &'a BTreeSet<StoreId>,
+    /// Learners that somebody has asked for by hand, by region: they stay as they are.
+    pub kept_learners: &'a BTreeMap<RegionId, BTreeSet<StoreId>>,
     /// Replicas that a region should have.
     pub replicas_max: usize,
     /// When a silent store counts as disconnected or down.
@@ -43,6 +45,12 @@ pub struct Picture<'a> {
 }
 
 impl<'a> Picture<'a> {
+    /// Whether somebody has asked by hand for the learner that a region has there.
+    pub fn is_kept(&self, record: &RegionRecord, learner: &Peer) -> bool {
+        let kept = self.kept_learners.get(&record.id());
+        kept.is_some_and(|stores| stores.contains(&learner.store()))
+    }
+
     /// How a store stands; one that is unknown is gone.
     pub fn liveness(&self, id: StoreId) -> Liveness {
         let record = self.stores.get(id);

@@ -10,7 +10,8 @@
 //! 3. *Dead*: a voter whose store is down, or that its leader has not heard for as long, is exchanged for a new
 //!    one. With it there are as many voters as before at every moment.
 //! 4. *Leaving*: the same for a store that is being emptied; its leaders hand over first.
-//! 5. *Not needed*: learners beyond that go. Before, one that is being fed is waited for: it will be what is missing.
+//! 5. *Not needed*: learners beyond that go, but for those that somebody has asked for by hand. Before, one that is
+//!    being fed is waited for: it will be what is missing.
 //! 6. *Misplaced*: a voter is exchanged if a store has fewer other replicas close to it, by the location labels.
 //!
 //! The best store is the one with the fewest other replicas close to it, of those the one with the lowest score.
@@ -49,7 +50,8 @@ pub fn check(picture: &Picture<'_>, record: &RegionRecord) -> Verdict {
     if let Some(peer) = leaving() {
         return replace(picture, record, peer, "replace-offline-replica");
     }
-    if let Some(learner) = record.region.peers.iter().find(|peer| peer.is_learner()) {
+    let is_unwanted = |peer: &&Peer| peer.is_learner() && !picture.is_kept(record, peer);
+    if let Some(learner) = record.region.peers.iter().find(is_unwanted) {
         let goal = Goal::as_it_is(record).without(learner.store());
         return plan(record, "remove-extra-learner", goal);
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
+use skerry_proto::metapb::Peer;
 use skerry_proto::pdpb::CheckPolicy;
 use skerry_proto::types::{RegionId, StoreId};
 
@@ -38,7 +39,7 @@ pub enum Wish {
     TransferRegion(Vec<StoreId>),
     /// One more voter.
     AddPeer(StoreId),
-    /// One more learner.
+    /// One more learner. It stays one until it is promoted or removed by hand, or the scheduler starts again.
     AddLearner(StoreId),
     /// One replica less.
     RemovePeer(StoreId),
@@ -95,6 +96,9 @@ impl Cluster {
         let no_way =
             || invalid(format!("there is nothing to do, or no way to do it: {}", record.region));
         let answer = begun.ok_or_else(no_way)?.to_string();
+        if let Wish::AddLearner(store) = wish {
+            self.kept_learners.entry(region).or_default().insert(*store);
+        }
         Ok(Decision { answer, changes })
     }
 
@@ -170,6 +174,18 @@ impl Cluster {
         let refused = leader_target(&self.picture(now), record, heir);
         refused.map_err(|reason| invalid(format!("{to} {reason}: {}", record.region)))?;
         Ok(Task::Do(Step::Transfer(*heir)))
+    }
+
+    /// Forgets the wish for learners that have become something else, unless they are still on their way.
+    pub(super) fn forget_learners(&mut self, record: &RegionRecord) {
+        if self.operators.get(record.id()).is_some() {
+            return;
+        }
+        let Some(kept) = self.kept_learners.get_mut(&record.id()) else { return };
+        kept.retain(|store| record.region.peer_on_store(*store).is_some_and(Peer::is_learner));
+        if kept.is_empty() {
+            self.kept_learners.remove(&record.id());
+        }
     }
 
     /// Ends the operator of a region, with the reason that the history keeps.

@@ -131,6 +131,7 @@ impl Cluster {
             limits: &self.limits,
             settings: &self.schedule,
             no_leaders: self.balancers.no_leaders(),
+            kept_learners: &self.kept_learners,
             replicas_max: self.settings.map_or(1, |settings| settings.max_peer_count as usize),
             patience: self.patience(),
             is_prepared: self.is_prepared,
