@@ -66,6 +66,7 @@ use crate::{Error, Result};
 
 pub mod control;
 pub mod explain;
+pub mod looks;
 pub mod scatter;
 pub mod steps;
 pub mod store_life;

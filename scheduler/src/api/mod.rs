@@ -1,33 +1,41 @@
 //! The JSON interface: HTTP/1.1 (or 2) under `/pd/api/v1` on the port of the gRPC services, for people,
-//! scripts and the tools of clients. It only looks.
+//! scripts and the tools of clients.
+//!
+//! 1. A request is read by the module of its first word ([`regions`], [`stores`], [`operators`], [`schedulers`],
+//!    [`settings`]; the scheduler itself is here) and checked ([`input`]).
+//! 2. What only looks asks the cluster; what changes something is a decision like one of gRPC: checked by the cluster,
+//!    durable, then answered.
+//! 3. Answers are [`shapes`] or sentences. A refusal says in a sentence what is wrong, and nothing has changed.
 //!
 //! * Paths and shapes are those that existing tools expect; numbers of keys in hexadecimal are upper case.
 //! * HEAD on a path that has GET is 405: readiness probes of clients count on it.
 //! * What no path matches is 404 in JSON, or UNIMPLEMENTED if the caller speaks gRPC.
 //!
-//! **Invariant.** Nothing is formatted under the cluster's mutex, and lists of regions not on a thread that
-//! serves connections.
+//! **Invariant.** Nothing is formatted under the cluster's mutex but sentences, and lists of regions not on a thread
+//! that serves connections.
 
+mod input;
+mod operators;
+mod regions;
+mod schedulers;
+mod settings;
 mod shapes;
+mod stores;
 mod text;
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use serde::Serialize;
 use serde_json::{Value, json};
 use skerry_proto::pdpb::Member;
-use skerry_proto::region::KeyBounds;
-use skerry_proto::types::{RegionId, StoreId};
-use tokio::task::spawn_blocking;
 
-use self::shapes::{MemberShape, RegionShape, RegionsShape, StoreShape, StoresShape};
-use self::text::{hexadecimal, percent_decoded};
+use self::shapes::MemberShape;
+use self::text::calendar;
 use crate::Error;
 use crate::server::{COMPATIBLE_VERSION, Shared};
 
@@ -53,12 +61,14 @@ pub(crate) fn router(shared: Arc<Shared>, member: Member) -> Router {
         .route("/members", get(members))
         .route("/leader", get(leader))
         .route("/cluster", get(cluster))
-        .route("/stores", get(stores))
-        .route("/store/{id}", get(store))
-        .route("/regions", get(regions))
-        .route("/regions/count", get(region_count))
-        .route("/region/id/{id}", get(region_by_id))
-        .route("/region/key/{*key}", get(region_by_key))
+        .route("/cluster/status", get(cluster_status))
+        .route("/gc/safepoint", get(safe_point))
+        .route("/min-resolved-ts", get(min_resolved_ts))
+        .merge(regions::router())
+        .merge(stores::router())
+        .merge(operators::router())
+        .merge(schedulers::router())
+        .merge(settings::router())
         .route_layer(from_fn(refuse_head));
     Router::new()
         .nest(PREFIX, paths)
@@ -95,15 +105,15 @@ impl IntoResponse for Refusal {
 impl From<Error> for Refusal {
     fn from(error: Error) -> Refusal {
         let status = match error {
-            Error::NoSuchStore(_) | Error::UnknownRegion(_) => StatusCode::NOT_FOUND,
+            Error::NoSuchStore(_) | Error::UnknownRegion(_) | Error::NoOperator(_) => {
+                StatusCode::NOT_FOUND
+            }
+            Error::StoreTombstone(_) => StatusCode::GONE,
+            Error::InvalidValue(_) | Error::Malformed(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Refusal(status, error.to_string())
     }
-}
-
-fn not_a_number(text: &str) -> Refusal {
-    Refusal(StatusCode::BAD_REQUEST, format!("{text:?} is not an id"))
 }
 
 // ---- The scheduler itself ---------------------------------------------------------------------------
@@ -140,77 +150,31 @@ async fn cluster(State(api): State<Api>) -> Answer<Value> {
     Ok(Json(json!({ "id": settings.id, "max_peer_count": settings.max_peer_count })))
 }
 
-// ---- Stores -----------------------------------------------------------------------------------------
-
-async fn stores(State(api): State<Api>) -> Answer<StoresShape> {
-    off_the_server(move || {
-        let (records, regions) = {
-            let cluster = api.shared.cluster();
-            let records: Vec<_> = cluster.stores()?.cloned().collect();
-            (records, cluster.scan(KeyBounds::ALL, usize::MAX)?)
-        };
-        let (now, patience) = (api.shared.now(), api.shared.patience());
-        let shape = |record: &_| StoreShape::new(record, &regions, now, patience);
-        let stores: Vec<_> = records.iter().map(shape).collect();
-        Ok(StoresShape { count: stores.len(), stores })
-    })
-    .await
+/// `is_initialized` says whether the cluster has the replicas it wants, as far as one region shows it.
+async fn cluster_status(State(api): State<Api>) -> Answer<Value> {
+    let cluster = api.shared.cluster();
+    let wanted = cluster.settings()?.max_peer_count as usize;
+    let first = cluster.region_by_key(b"")?;
+    let is_whole = first
+        .is_some_and(|record| record.voters().count() >= wanted && record.pending_peers.is_empty());
+    let is_initialized = is_whole || cluster.region_count()? > 1;
+    let born = cluster.keyspace_by_id(0)?.created_at;
+    let born_ms = u64::try_from(born).unwrap_or(0).saturating_mul(1_000);
+    Ok(Json(json!({
+        "raft_bootstrap_time": calendar(born_ms),
+        "is_initialized": is_initialized,
+        "replication_status": "",
+    })))
 }
 
-async fn store(State(api): State<Api>, Path(id): Path<String>) -> Answer<StoreShape> {
-    let id = StoreId::new(id.parse().map_err(|_| not_a_number(&id))?);
-    off_the_server(move || {
-        let (record, regions) = {
-            let cluster = api.shared.cluster();
-            (cluster.store(id)?.clone(), cluster.scan(KeyBounds::ALL, usize::MAX)?)
-        };
-        Ok(StoreShape::new(&record, &regions, api.shared.now(), api.shared.patience()))
-    })
-    .await
+async fn safe_point(State(api): State<Api>) -> Answer<Value> {
+    let safe_point = api.shared.cluster().safe_point()?;
+    Ok(Json(json!({ "service_gc_safe_points": [], "gc_safe_point": safe_point })))
 }
 
-// ---- Regions ----------------------------------------------------------------------------------------
-
-async fn regions(State(api): State<Api>) -> Answer<RegionsShape> {
-    off_the_server(move || {
-        let records = api.shared.cluster().scan(KeyBounds::ALL, usize::MAX)?;
-        let regions: Vec<_> = records.iter().map(|record| RegionShape::new(record)).collect();
-        Ok(RegionsShape { count: regions.len(), regions })
-    })
-    .await
-}
-
-async fn region_count(State(api): State<Api>) -> Answer<Value> {
-    let count = api.shared.cluster().region_count()?;
-    Ok(Json(json!({ "count": count })))
-}
-
-async fn region_by_id(State(api): State<Api>, Path(id): Path<String>) -> Answer<RegionShape> {
-    let id = RegionId::new(id.parse().map_err(|_| not_a_number(&id))?);
-    let found = api.shared.cluster().region_by_id(id)?;
-    let record = found.ok_or(Error::UnknownRegion(id.get()))?;
-    Ok(Json(RegionShape::new(&record)))
-}
-
-/// The key stands in the path with its bytes escaped, and may be any bytes: the router's own parameter
-/// would have to be UTF-8.
-async fn region_by_key(State(api): State<Api>, uri: Uri) -> Answer<RegionShape> {
-    let escaped = uri.path().rsplit_once("/region/key/").map_or("", |(_, key)| key);
-    let key = percent_decoded(escaped);
-    let found = api.shared.cluster().region_by_key(&key)?;
-    let none = || {
-        let sentence = format!("no region is known that contains key {}", hexadecimal(&key));
-        Refusal(StatusCode::NOT_FOUND, sentence)
-    };
-    let record = found.ok_or_else(none)?;
-    Ok(Json(RegionShape::new(&record)))
-}
-
-/// Makes a large answer on a thread that may take its time.
-async fn off_the_server<T: Serialize + Send + 'static>(
-    make: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Answer<T> {
-    let made = spawn_blocking(make).await;
-    let stopped = |_| Refusal(StatusCode::SERVICE_UNAVAILABLE, "stopping".to_string());
-    Ok(Json(made.map_err(stopped)??))
+/// Stores do not report how far their transactions are resolved: this is how PD says so.
+async fn min_resolved_ts(State(api): State<Api>) -> Answer<Value> {
+    api.shared.cluster().settings()?;
+    let nothing = json!({ "is_real_time": false, "min_resolved_ts": 0, "persist_interval": "0s" });
+    Ok(Json(nothing))
 }

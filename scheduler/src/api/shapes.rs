@@ -1,5 +1,6 @@
 //! The JSON objects, field for field as tools of clients read them. Used by the router.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +9,9 @@ use skerry_proto::metapb::{self, Peer};
 use skerry_proto::pdpb::{Member, PeerStats};
 
 use super::text::{calendar, duration, hexadecimal, size};
-use crate::moment::Moment;
+use crate::cluster::looks::StoreLook;
+use crate::cluster::store_life::Leaving;
 use crate::region_tree::RegionRecord;
-use crate::stores::{Patience, StoreRecord};
 
 /// A scheduler process.
 #[derive(Serialize)]
@@ -138,6 +139,21 @@ fn is_zero(number: &i32) -> bool {
     *number == 0
 }
 
+/// How many replicas may come to a store, and go, in a minute.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct LimitShape {
+    add_peer: u32,
+    remove_peer: u32,
+}
+
+impl LimitShape {
+    /// As it holds now.
+    pub(super) fn new(look: &StoreLook) -> LimitShape {
+        LimitShape { add_peer: look.add_limit, remove_peer: look.remove_limit }
+    }
+}
+
 /// `/stores`.
 #[derive(Serialize)]
 pub(super) struct StoresShape {
@@ -186,12 +202,12 @@ struct StoreStatus {
     available: String,
     used_size: String,
     leader_count: usize,
-    leader_weight: u32,
-    leader_score: u64,
+    leader_weight: f64,
+    leader_score: f64,
     leader_size: u64,
     region_count: usize,
-    region_weight: u32,
-    region_score: u64,
+    region_weight: f64,
+    region_score: f64,
     region_size: u64,
     slow_score: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -200,19 +216,36 @@ struct StoreStatus {
     last_heartbeat_ts: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     uptime: Option<String>,
+    /// Ours: how far a store is that is being emptied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leaving: Option<LeavingShape>,
+}
+
+/// How far a store is with being emptied.
+#[derive(Serialize)]
+struct LeavingShape {
+    left: usize,
+    at_first: usize,
+    stuck: usize,
+    /// Why, with how many regions it holds for.
+    reasons: BTreeMap<String, usize>,
+    /// All of it in a sentence.
+    summary: String,
+}
+
+impl LeavingShape {
+    fn new(leaving: &Leaving) -> LeavingShape {
+        let summary = leaving.to_string();
+        let Leaving { left, at_first, stuck, reasons } = leaving.clone();
+        LeavingShape { left, at_first, stuck, reasons, summary }
+    }
 }
 
 impl StoreShape {
     /// From what is known of the store, and of `regions` for those that have a replica there.
-    pub(super) fn new(
-        record: &StoreRecord,
-        regions: &[Arc<RegionRecord>],
-        now: Moment,
-        patience: Patience,
-    ) -> StoreShape {
-        let state_name = record.liveness(now, patience).to_string();
-        let store = StoreIdentity::new(record.described(), state_name);
-        StoreShape { store, status: StoreStatus::new(record, regions) }
+    pub(super) fn new(look: &StoreLook, regions: &[Arc<RegionRecord>]) -> StoreShape {
+        let store = StoreIdentity::new(look.record.described(), look.liveness.to_string());
+        StoreShape { store, status: StoreStatus::new(look, regions) }
     }
 }
 
@@ -238,7 +271,8 @@ impl StoreIdentity {
 }
 
 impl StoreStatus {
-    fn new(record: &StoreRecord, regions: &[Arc<RegionRecord>]) -> StoreStatus {
+    fn new(look: &StoreLook, regions: &[Arc<RegionRecord>]) -> StoreStatus {
+        let record = &look.record;
         let id = record.store.id;
         let here = |record: &&Arc<RegionRecord>| {
             record.region.peers.iter().any(|peer| peer.store_id == id)
@@ -259,12 +293,12 @@ impl StoreStatus {
             available: size(stats.map_or(0, |stats| stats.available)),
             used_size: size(stats.map_or(0, |stats| stats.used_size)),
             leader_count: led.len(),
-            leader_weight: 1,
-            leader_score: leader_size,
+            leader_weight: record.tuning.leader_weight,
+            leader_score: look.leader_score,
             leader_size,
             region_count: here.len(),
-            region_weight: 1,
-            region_score: region_size,
+            region_weight: record.tuning.region_weight,
+            region_score: look.region_score,
             region_size,
             slow_score: stats.map_or(0, |stats| stats.slow_score),
             start_ts: (started_ms > 0).then(|| calendar(started_ms)),
@@ -272,6 +306,7 @@ impl StoreStatus {
             uptime: spoke_ms
                 .filter(|spoke_ms| started_ms > 0 && *spoke_ms >= started_ms)
                 .map(|spoke_ms| duration(Duration::from_millis(spoke_ms - started_ms))),
+            leaving: look.leaving.as_ref().map(LeavingShape::new),
         }
     }
 }

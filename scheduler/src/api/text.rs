@@ -31,6 +31,12 @@ pub(super) fn percent_decoded(text: &str) -> Vec<u8> {
     bytes
 }
 
+/// The bytes of hexadecimal digits of either case.
+pub(super) fn from_hexadecimal(text: &str) -> Option<Vec<u8>> {
+    let pairs = text.as_bytes().chunks(2);
+    pairs.map(|pair| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?)).collect()
+}
+
 fn digit(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
@@ -47,6 +53,34 @@ pub(super) fn size(bytes: u64) -> String {
     let number = format!("{scaled:.3}");
     let number = number.trim_end_matches('0').trim_end_matches('.');
     format!("{number}{}", UNITS[unit])
+}
+
+/// A length of time as PD's configuration has it: like [`duration`], but exact: `1m0.5s`.
+pub(super) fn exact_duration(length: Duration) -> String {
+    let text = duration(length);
+    match length.subsec_millis() {
+        0 => text,
+        milliseconds => {
+            let fraction = format!("{milliseconds:03}");
+            format!("{}.{}s", text.trim_end_matches('s'), fraction.trim_end_matches('0'))
+        }
+    }
+}
+
+/// The length of time that `1h30m`, `0.5s` or `250ms` stands for.
+pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, f64); 4] = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3_600.0)];
+    let (mut rest, mut seconds) = (text, 0.0);
+    while !rest.is_empty() {
+        let end = rest.find(|it: char| !it.is_ascii_digit() && it != '.')?;
+        let (number, behind) = rest.split_at(end);
+        let end = behind.find(|it: char| it.is_ascii_digit()).unwrap_or(behind.len());
+        let (unit, behind) = behind.split_at(end);
+        let (_, length) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        seconds += number.parse::<f64>().ok()? * length;
+        rest = behind;
+    }
+    Duration::try_from_secs_f64(seconds).ok().filter(|_| !text.is_empty())
 }
 
 /// A length of time as `26h3m9s`.
@@ -104,6 +138,21 @@ mod tests {
         assert_eq!(sizes, ["0B", "1023B", "1.5KiB", "1GiB", "1.5TiB", "16EiB"]);
         let lengths = [0, 59, 60, 3_599, 3_600, 93_784].map(Duration::from_secs).map(duration);
         assert_eq!(lengths, ["0s", "59s", "1m0s", "59m59s", "1h0m0s", "26h3m4s"]);
+    }
+
+    #[test]
+    fn lengths_are_read_as_they_are_written() {
+        for text in ["0s", "10s", "0.25s", "10m0s", "1h0m1.5s", "26h3m4s"] {
+            let length = parse_duration(text).expect(text);
+            assert_eq!(exact_duration(length), text);
+        }
+        assert_eq!(parse_duration("250ms"), Some(Duration::from_millis(250)));
+        assert_eq!(parse_duration("1h30m"), Some(Duration::from_secs(5_400)));
+        for nonsense in ["", "10", "s", "1d", "-1s", "1s2", "1..0s", "99999999999999999999999h"] {
+            assert_eq!(parse_duration(nonsense), None, "{nonsense}");
+        }
+        assert_eq!(from_hexadecimal("7a00fF"), Some(b"z\0\xff".to_vec()));
+        assert_eq!(["7", "7x", "7a0"].map(from_hexadecimal), [None, None, None]);
     }
 
     #[test]

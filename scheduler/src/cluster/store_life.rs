@@ -141,13 +141,15 @@ impl Cluster {
     }
 
     /// Sets how many replicas may come to a store, or leave it, in a minute.
-    pub fn set_limit(&self, id: StoreId, way: Way, rate: u32) -> Result<Decision<()>> {
+    pub fn set_limit(&self, id: StoreId, ways: &[Way], rate: u32) -> Result<Decision<()>> {
         if rate == 0 || rate > 1_000_000 {
             return Err(invalid(format!("a limit is {rate}; allowed is from 1 to 1000000")));
         }
-        self.tune(id, |tuning| match way {
-            Way::Add => StoreTuning { add_limit: Some(rate), ..tuning },
-            Way::Remove => StoreTuning { remove_limit: Some(rate), ..tuning },
+        self.tune(id, |tuning| {
+            ways.iter().fold(tuning, |tuning, way| match way {
+                Way::Add => StoreTuning { add_limit: Some(rate), ..tuning },
+                Way::Remove => StoreTuning { remove_limit: Some(rate), ..tuning },
+            })
         })
     }
 

@@ -26,7 +26,7 @@
 //! beyond those in `placement.rs`.
 
 mod keyspaces;
-mod moves;
+pub(crate) mod moves;
 mod placement;
 mod reply;
 mod shared;

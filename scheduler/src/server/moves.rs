@@ -22,7 +22,7 @@ const SPLIT_LOOKS_MIN: u64 = 10;
 const SPLIT_LOOKS_MAX: u64 = 100;
 
 /// Cuts regions at keys and waits for it, for some seconds.
-pub(super) async fn split(shared: &Arc<Shared>, keys: &[Bytes], looks: u64) -> Result<Several> {
+pub(crate) async fn split(shared: &Arc<Shared>, keys: &[Bytes], looks: u64) -> Result<Several> {
     let mut left = looks.clamp(SPLIT_LOOKS_MIN, SPLIT_LOOKS_MAX);
     loop {
         let several = shared.decide(|cluster, now| cluster.split_at(keys, now)).await?;
@@ -36,7 +36,7 @@ pub(super) async fn split(shared: &Arc<Shared>, keys: &[Bytes], looks: u64) -> R
 }
 
 /// Begins to spread regions.
-pub(super) async fn scatter(shared: &Arc<Shared>, regions: &[RegionId]) -> Result<Several> {
+pub(crate) async fn scatter(shared: &Arc<Shared>, regions: &[RegionId]) -> Result<Several> {
     let several = shared.decide(|cluster, now| cluster.scatter(regions, now)).await?;
     shared.tell_news();
     Ok(several)

@@ -27,7 +27,6 @@ use crate::cluster::{Cluster, Decision};
 use crate::config::SchedulerConfig;
 use crate::moment::Moment;
 use crate::persist::{Change, Storage};
-use crate::stores::Patience;
 
 /// One per process; every connection holds a reference.
 pub(crate) struct Shared {
@@ -91,13 +90,8 @@ impl Shared {
         Moment::now(&*self.clock)
     }
 
-    /// When stores count as disconnected and down.
-    pub(crate) fn patience(&self) -> Patience {
-        self.cluster().patience()
-    }
-
     /// Lets the cluster decide, makes the decision durable, and then answers.
-    pub(super) async fn decide<T, F>(self: &Arc<Self>, event: F) -> Result<T>
+    pub(crate) async fn decide<T, F>(self: &Arc<Self>, event: F) -> Result<T>
     where
         F: FnOnce(&mut Cluster, Moment) -> Result<Decision<T>>,
     {

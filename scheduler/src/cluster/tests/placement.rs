@@ -552,7 +552,7 @@ impl World {
                     (Some(rate), _) => (Way::Add, *rate),
                     (None, rate) => (Way::Remove, rate.expect("one of both")),
                 };
-                cluster.set_limit(StoreId::new(*store), way, rate)
+                cluster.set_limit(StoreId::new(*store), &[way], rate)
             }
             Command::Scatter(regions) => {
                 let regions: Vec<RegionId> = regions.iter().copied().map(RegionId::new).collect();

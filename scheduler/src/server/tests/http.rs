@@ -38,8 +38,23 @@ async fn ask(served: &Served, method: &str, path: &str) -> (u16, String) {
     (status, body.to_string())
 }
 
+/// Status and JSON of a request under `/pd/api/v1` with a body.
+pub(super) async fn tell(served: &Served, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let length = body.len();
+    // As `curl -d` does it: with a type that is not JSON's.
+    let request = format!(
+        "{method} /pd/api/v1{path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    let answer =
+        String::from_utf8(send(served.address, request.into(), false).await).expect("text");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let status = head.split(' ').nth(1).expect("a status line").parse().expect("a number");
+    (status, serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
 /// The JSON of a successful GET under `/pd/api/v1`.
-async fn get(served: &Served, path: &str) -> Value {
+pub(super) async fn get(served: &Served, path: &str) -> Value {
     let (status, body) = ask(served, "GET", &format!("/pd/api/v1{path}")).await;
     assert_eq!(status, 200, "{path}: {body}");
     serde_json::from_str(&body).expect("JSON")
@@ -54,6 +69,11 @@ async fn head_is_405_where_get_is_200() {
         assert_eq!(ask(&served, "GET", &path).await.0, 200, "{path}");
         assert_eq!(ask(&served, "HEAD", &path).await, (405, String::new()), "{path}");
         assert_eq!(ask(&served, "POST", &path).await.0, 405, "{path}");
+    }
+    for path in ["/operators", "/schedulers", "/config", "/config/schedule", "/config/replicate"] {
+        let path = format!("/pd/api/v1{path}");
+        assert_eq!(ask(&served, "GET", &path).await.0, 200, "{path}");
+        assert_eq!(ask(&served, "HEAD", &path).await, (405, String::new()), "{path}");
     }
 }
 
