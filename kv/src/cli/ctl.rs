@@ -3,10 +3,12 @@
 //! On a cluster of API version 2 raw commands work in the keyspace DEFAULT: its prefix is added to keys and
 //! taken off again. Keys and values are text; bytes that no terminal shows are written as `\xNN`, in both
 //! directions. With `--json` every command prints one JSON value.
+//!
+//! Pairs, regions and timestamps are asked for as client libraries do, over gRPC; what only people want ([`store`],
+//! [`operator`], [`balancer`]), over the JSON interface of the same port ([`http`]).
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use skerry_proto::metapb;
 use skerry_proto::types::Ts;
 
 use super::say;
@@ -15,7 +17,13 @@ use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::net::SchedulerClient;
 
+mod balancer;
+mod http;
+mod operator;
 mod raw;
+mod store;
+
+use self::http::Http;
 
 /// Where a scheduler is when nobody says otherwise.
 pub(super) const DEFAULT_SCHEDULER: &str = "127.0.0.1:2379";
@@ -42,10 +50,21 @@ enum Command {
     Raw(raw::Command),
     /// Stores
     #[command(subcommand)]
-    Store(List),
+    Store(store::Command),
     /// Regions
     #[command(subcommand)]
     Region(List),
+    /// What is done about regions, by itself or by hand
+    #[command(subcommand)]
+    Operator(operator::Command),
+    /// Balancers
+    #[command(subcommand)]
+    Scheduler(balancer::Command),
+    /// How placement works
+    #[command(subcommand)]
+    Config(balancer::Settings),
+    /// Say whether all is well
+    Health,
     /// Print a timestamp of the cluster
     Tso,
 }
@@ -66,39 +85,46 @@ pub(super) fn run(arguments: Arguments) -> Result<()> {
     let addresses: Vec<String> =
         arguments.scheduler_addr.split(',').map(|address| address.trim().to_string()).collect();
     let runtime = super::runtime(1)?;
+    let is_json = arguments.json;
     let answer = runtime.block_on(async {
-        let scheduler = SchedulerClient::new(&addresses, Metrics::new())?;
-        scheduler.expect_cluster(scheduler.cluster_id().await?);
+        let http = Http::new(addresses.clone());
         match arguments.command {
-            Command::Raw(command) => raw::run(command, &scheduler).await,
-            Command::Store(List::List) => stores(&scheduler).await,
-            Command::Region(List::List) => regions(&scheduler).await,
-            Command::Tso => timestamp(&scheduler).await,
+            Command::Store(command) => store::run(command, &http, is_json).await,
+            Command::Operator(command) => operator::run(command, &http).await,
+            Command::Scheduler(command) => balancer::run(command, &http).await,
+            Command::Config(command) => balancer::settings(command, &http).await,
+            Command::Health => balancer::health(&http).await,
+            Command::Raw(command) => raw::run(command, &connected(&addresses).await?).await,
+            Command::Region(List::List) => regions(&connected(&addresses).await?).await,
+            Command::Tso => timestamp(&connected(&addresses).await?).await,
         }
     })?;
     say(&if arguments.json { format!("{}\n", answer.json) } else { answer.text });
     Ok(())
 }
 
-async fn stores(scheduler: &SchedulerClient) -> Result<Answer> {
-    let stores = scheduler.stores().await?;
-    let heading = ["id", "address", "state", "version", "status"].map(String::from).to_vec();
-    let state = |store: &metapb::Store| store.state().as_str_name().to_string();
-    let rows = stores.iter().map(|store| {
-        let (address, status) = (store.address.clone(), store.status_address.clone());
-        vec![store.id.to_string(), address, state(store), store.version.clone(), status]
-    });
-    let rows: Vec<_> = std::iter::once(heading).chain(rows).collect();
-    let json = stores.iter().map(|store| {
-        json!({
-            "id": store.id,
-            "address": store.address,
-            "state": state(store),
-            "version": store.version,
-            "status_address": store.status_address,
-        })
-    });
-    Ok(Answer { text: table(&rows), json: json.collect() })
+async fn connected(addresses: &[String]) -> Result<SchedulerClient> {
+    let scheduler = SchedulerClient::new(addresses, Metrics::new())?;
+    scheduler.expect_cluster(scheduler.cluster_id().await?);
+    Ok(scheduler)
+}
+
+/// What the scheduler says about something it has done.
+fn said(answer: Value) -> Answer {
+    Answer { text: shown(&answer) + "\n", json: answer }
+}
+
+/// A value in a table: text without its quotes, nothing for what is not there.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn titled(heading: &[&str]) -> Vec<String> {
+    heading.iter().map(ToString::to_string).collect()
 }
 
 async fn regions(scheduler: &SchedulerClient) -> Result<Answer> {
