@@ -36,8 +36,8 @@ use crate::wait::{self, PATIENCE, Stopwatch};
 
 /// Process tests that run at the same time in one test binary.
 const TURNS: usize = 2;
-/// Stores of a playground, which listen on ports in a row.
-const STORES: u16 = 3;
+/// Stores that a playground may be asked for: so many ports in a row are kept for it.
+const STORES_MAX: u16 = 4;
 /// Lines of stdout that wait for a reader; the binary prints a handful.
 const STDOUT_LINES: usize = 256;
 /// The first port that tests give out, above what services are registered for.
@@ -172,11 +172,11 @@ impl Ground {
             .at(ports)
     }
 
-    /// A scheduler and three stores in one process, with three replicas of every region.
+    /// A scheduler and three stores in one process, with three replicas of every region; `--stores` may say four.
     pub fn replicated_playground(&self) -> Launch {
         let port = |first| SocketAddr::from(([127, 0, 0, 1], first));
-        let store = port(free_ports(STORES));
-        let status = port(free_ports(STORES));
+        let store = port(free_ports(STORES_MAX));
+        let status = port(free_ports(STORES_MAX));
         let ports = Addresses { scheduler: port(free_port()), store, status };
         Launch::of("playground")
             .with("--scheduler-addr", ports.scheduler.to_string())
