@@ -182,7 +182,7 @@ async fn a_call_that_does_not_exist_is_unimplemented() {
         (scheduler, "/etcdserverpb.KV/Range"),
         (scheduler, "/tikvpb.Tikv/RawGet"),
         (store, "/tikvpb.Tikv/NoSuchCall"),
-        (store, "/tikvpb.Tikv/KvPrewrite"),
+        (store, "/tikvpb.Tikv/KvGC"),
         (store, "/pdpb.PD/GetMembers"),
     ] {
         let code = client::call_with_body(address, method, empty).await;
