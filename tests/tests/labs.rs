@@ -388,8 +388,8 @@ fn pairs_of(engine: &dyn Engine, family: ColumnFamily) -> Vec<String> {
 #[tokio::test]
 async fn what_is_not_built_yet_is_unimplemented_and_not_wrong() {
     on_every_engine(async |lab| {
-        let answer = lab.service.kv_get(Request::new(GetRequest::default())).await;
-        assert_eq!(answer.expect_err("transactions are not built").code(), Code::Unimplemented);
+        let answer = lab.service.kv_gc(Request::new(GcRequest::default())).await;
+        assert_eq!(answer.expect_err("nothing is collected yet").code(), Code::Unimplemented);
     })
     .await;
 }
