@@ -134,6 +134,16 @@ impl Peer {
         });
     }
 
+    /// A split has begun the region on this disk, which did not know of the end: the tombstone must come behind it.
+    /// The burial takes the range that the split has noted, and its data.
+    pub fn overtaken_by_split(&mut self, effects: &mut Effects) {
+        assert!(!self.is_initialised() && self.is_ending(), "{} is here", self.region());
+        if matches!(self.life, Life::Burying | Life::Buried) {
+            self.life = Life::Ending { applier_stopped: true };
+        }
+        self.continue_end(effects);
+    }
+
     pub(super) fn is_burying(&self, number: u64) -> bool {
         number == BURIAL && self.life == Life::Burying
     }

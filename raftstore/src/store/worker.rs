@@ -193,13 +193,15 @@ impl RaftWorker {
         let region_id = new.region.region_id();
         let mut former = HardState::default();
         if let Some(present) = self.peers.get_mut(&region_id) {
-            let is_replaceable = !present.is_initialised() && !present.is_ending();
-            if !matches!(new.origin, Origin::Split { .. }) || !is_replaceable {
-                assert!(
-                    !matches!(new.origin, Origin::Split { .. }),
-                    "{} is here",
-                    present.region()
-                );
+            let is_split = matches!(new.origin, Origin::Split { .. });
+            if is_split && present.is_ending() {
+                // It has heard that the region does not count this store any more; so would the child.
+                present.overtaken_by_split(effects);
+                self.dirty.insert(region_id);
+                return Ok(());
+            }
+            if !is_split || present.is_initialised() {
+                assert!(!is_split, "{} is here", present.region());
                 new.messages.into_iter().for_each(|message| present.step(message, effects));
                 self.dirty.insert(region_id);
                 return Ok(());
