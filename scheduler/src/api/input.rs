@@ -80,9 +80,15 @@ impl Parameters {
 
     /// How many are wanted at most.
     pub(super) fn limit(&self, default: usize) -> Result<usize, Refusal> {
-        let Some(text) = self.texts("limit").next() else { return Ok(default) };
-        let wrong = || refused(format!("limit is {text:?}, not a number from 1 on"));
-        text.parse().ok().filter(|limit| *limit > 0).ok_or_else(wrong)
+        let limit = self.number("limit", default as u64)?;
+        Ok(usize::try_from(limit).unwrap_or(usize::MAX))
+    }
+
+    /// A number from 1 on.
+    pub(super) fn number(&self, name: &str, default: u64) -> Result<u64, Refusal> {
+        let Some(text) = self.texts(name).next() else { return Ok(default) };
+        let wrong = || refused(format!("{name} is {text:?}, not a number from 1 on"));
+        text.parse().ok().filter(|number| *number > 0).ok_or_else(wrong)
     }
 }
 

@@ -25,7 +25,7 @@ mod text;
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
@@ -64,6 +64,7 @@ pub(crate) fn router(shared: Arc<Shared>, member: Member) -> Router {
         .route("/cluster/status", get(cluster_status))
         .route("/gc/safepoint", get(safe_point))
         .route("/min-resolved-ts", get(min_resolved_ts))
+        .route("/min-resolved-ts/{store}", get(min_resolved_ts_of))
         .merge(regions::router())
         .merge(stores::router())
         .merge(operators::router())
@@ -177,4 +178,10 @@ async fn min_resolved_ts(State(api): State<Api>) -> Answer<Value> {
     api.shared.cluster().settings()?;
     let nothing = json!({ "is_real_time": false, "min_resolved_ts": 0, "persist_interval": "0s" });
     Ok(Json(nothing))
+}
+
+/// The same of one store.
+async fn min_resolved_ts_of(State(api): State<Api>, Path(store): Path<String>) -> Answer<Value> {
+    api.shared.cluster().store(input::store_id(&store)?)?;
+    min_resolved_ts(State(api)).await
 }

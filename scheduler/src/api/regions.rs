@@ -1,6 +1,7 @@
 //! `/regions` and `/region`: looking regions up, and cutting and spreading them.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -8,7 +9,7 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use skerry_proto::region::KeyBounds;
 use skerry_proto::types::RegionId;
@@ -25,6 +26,10 @@ use crate::server::moves;
 /// Regions that an ordered list names if nobody says how many.
 const TOP: usize = 16;
 
+/// How wide the bars of histograms are if nobody says so.
+const SIZE_BOUND_MIB: u64 = 10;
+const KEYS_BOUND: u64 = 10_000;
+
 pub(super) fn router() -> Router<Api> {
     Router::new()
         .route("/regions", get(regions))
@@ -33,6 +38,8 @@ pub(super) fn router() -> Router<Api> {
         .route("/regions/store/{id}", get(on_store))
         .route("/regions/sibling/{id}", get(siblings))
         .route("/regions/check/{fault}", get(check))
+        .route("/regions/check/hist-size", get(sizes))
+        .route("/regions/check/hist-keys", get(key_counts))
         .route("/regions/range-holes", get(holes))
         .route("/regions/split", post(split))
         .route("/regions/scatter", post(scatter))
@@ -102,6 +109,48 @@ async fn check(State(api): State<Api>, Path(fault): Path<String>) -> Answer<Regi
     off_the_server(move || {
         let records = api.shared.cluster().regions_with(fault, api.shared.now())?;
         Ok(shaped(records))
+    })
+    .await
+}
+
+/// How many regions are how large, in MiB.
+async fn sizes(State(api): State<Api>, uri: Uri) -> Answer<Vec<Bar>> {
+    histogram(api, uri, SIZE_BOUND_MIB, |record| record.size_mib).await
+}
+
+/// How many regions have how many keys.
+async fn key_counts(State(api): State<Api>, uri: Uri) -> Answer<Vec<Bar>> {
+    histogram(api, uri, KEYS_BOUND, |record| record.keys).await
+}
+
+/// Regions of a measure from `start` to `end`.
+#[derive(Serialize)]
+struct Bar {
+    start: u64,
+    end: u64,
+    count: u64,
+}
+
+/// The bars that are not empty, each as wide as `bound` says.
+async fn histogram(
+    api: Api,
+    uri: Uri,
+    usual: u64,
+    measure: fn(&RegionRecord) -> u64,
+) -> Answer<Vec<Bar>> {
+    let width = Parameters::of(&uri).number("bound", usual)?;
+    off_the_server(move || {
+        let records = api.shared.cluster().scan(KeyBounds::ALL, usize::MAX)?;
+        let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
+        for record in &records {
+            *counts.entry(measure(record) / width).or_default() += 1;
+        }
+        let bar = |(place, count): (u64, u64)| Bar {
+            start: place * width,
+            end: (place * width).saturating_add(width - 1),
+            count,
+        };
+        Ok(counts.into_iter().map(bar).collect())
     })
     .await
 }

@@ -13,6 +13,12 @@ use crate::operator::limits::Way;
 use crate::region_tree::RegionRecord;
 use crate::stores::{Liveness, StoreRecord};
 
+/// From how many MiB on a region counts as too large: half as much again as stores make their parts.
+const OVERSIZED_MIB: u64 = 144;
+
+/// Up to how many MiB it counts as small.
+const UNDERSIZED_MIB: u64 = 20;
+
 /// A store as balance sees it.
 #[derive(Clone, Debug)]
 pub struct StoreLook {
@@ -49,6 +55,10 @@ pub enum Fault {
     OfflinePeer,
     /// Next to nothing in it.
     EmptyRegion,
+    /// Larger than stores with the usual configuration let a region become.
+    OversizedRegion,
+    /// So small that it could be joined with its neighbour.
+    UndersizedRegion,
 }
 
 impl Fault {
@@ -62,6 +72,8 @@ impl Fault {
             "learner-peer" => Fault::LearnerPeer,
             "offline-peer" => Fault::OfflinePeer,
             "empty-region" => Fault::EmptyRegion,
+            "oversized-region" => Fault::OversizedRegion,
+            "undersized-region" => Fault::UndersizedRegion,
             _ => return None,
         })
     }
@@ -110,6 +122,10 @@ impl Cluster {
                     peers.iter().any(|peer| picture.liveness(peer.store()) == Liveness::Offline)
                 }
                 Fault::EmptyRegion => record.leader.is_some() && record.size_mib <= 1,
+                Fault::OversizedRegion => record.size_mib >= OVERSIZED_MIB,
+                Fault::UndersizedRegion => {
+                    record.leader.is_some() && record.size_mib <= UNDERSIZED_MIB
+                }
             }
         };
         Ok(self.regions.iter().filter(has_fault).cloned().collect())

@@ -313,6 +313,12 @@ async fn regions_are_found_by_what_is_wrong_with_them() {
     assert_done(&served, "POST", "/config", json!({ "max-replicas": 1 })).await;
     assert_eq!(ids(get(&served, "/regions/check/extra-peer").await), [2]);
     assert_eq!(ids(get(&served, "/regions/check/empty-region").await), [2]);
+    assert_eq!(ids(get(&served, "/regions/check/undersized-region").await), [2]);
+    assert_eq!(ids(get(&served, "/regions/check/oversized-region").await), NONE);
+    let bars = get(&served, "/regions/check/hist-size?bound=4").await;
+    assert_eq!(bars, json!([{ "start": 0, "end": 3, "count": 1 }]));
+    let bars = get(&served, "/regions/check/hist-keys").await;
+    assert_eq!(bars, json!([{ "start": 0, "end": 9_999, "count": 1 }]));
     assert_eq!(ids(get(&served, "/regions/store/3").await), [2]);
     assert_eq!(ids(get(&served, "/regions/store/4").await), NONE);
     assert_eq!(get(&served, "/regions/range-holes").await, json!([]));
@@ -329,6 +335,7 @@ async fn regions_are_found_by_what_is_wrong_with_them() {
         ("GET", "/regions/beauty", "", 404, "not ordered"),
         ("GET", "/regions/store/9", "", 404, "invalid store ID 9"),
         ("GET", "/regions/key?limit=0", "", 400, "limit"),
+        ("GET", "/regions/check/hist-size?bound=0", "", 400, "bound"),
         ("POST", "/regions/split", r#"{"split_keys": []}"#, 400, "no keys"),
         ("POST", "/regions/split", r#"{"split_keys": ["zz"]}"#, 400, "hexadecimal"),
     ];
@@ -346,6 +353,9 @@ async fn the_cluster_tells_its_safe_point_and_whether_it_is_whole() {
     served.client().await.update_gc_safe_point(raise).await.expect("raise");
     assert_eq!(get(&served, "/gc/safepoint").await["gc_safe_point"], 77);
     assert_eq!(get(&served, "/min-resolved-ts").await["is_real_time"], false);
+    assert_eq!(get(&served, "/min-resolved-ts/1").await["is_real_time"], false);
+    let unknown = [("GET", "/min-resolved-ts/9", "", 404, "invalid store ID 9")];
+    assert_refused(&served, &unknown).await;
     let status = get(&served, "/cluster/status").await;
     assert_eq!(status["is_initialized"], true);
     assert_eq!(status["raft_bootstrap_time"], "2023-11-14T22:13:20.000Z");
