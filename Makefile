@@ -64,6 +64,9 @@ bench-store: build ## Puts through three replicas in one process, beside what th
 bench-regions: build ## What thousands of idle regions cost: start, CPU, memory
 	@cargo bench --locked --workspace --profile dev $(JOBS) --bench regions -- $(ARGS)
 
+bench-scheduler: build ## Heartbeats of 100,000 regions, and timestamps, in one scheduler
+	@cargo bench --locked --workspace --profile dev $(JOBS) --bench scheduler -- $(ARGS)
+
 memory: build ## Print the resident memory of an idle playground
 	@SKERRY=$(SKERRY) benches/idle_memory.sh
 
@@ -72,4 +75,4 @@ verify: ## What CI runs: lint, tests, and the check that RocksDB was compiled on
 	@$(MAKE) --no-print-directory test
 	@.ci/setup --rocksdb-once
 
-.PHONY: help setup build run test labs sim chaos planted lint fmt golden bench bench-store bench-regions memory verify
+.PHONY: help setup build run test labs sim chaos planted lint fmt golden bench bench-store bench-regions bench-scheduler memory verify
