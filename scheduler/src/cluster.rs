@@ -59,6 +59,7 @@ use crate::moment::Moment;
 use crate::operator::limits::StoreLimits;
 use crate::operator::{Ending, Operators};
 use crate::persist::Change;
+use crate::planted::Planted;
 use crate::region_tree::{RegionRecord, RegionTree, Tally};
 use crate::settings::Settings;
 use crate::stores::{Liveness, Patience, StoreRecord, Stores};
@@ -130,6 +131,7 @@ pub struct Cluster {
     unsaved: BTreeSet<RegionId>,
     safe_point: SafePoint,
     keyspaces: Keyspaces,
+    planted: Option<Planted>,
 }
 
 impl Cluster {
@@ -162,10 +164,19 @@ impl Cluster {
             unsaved: BTreeSet::new(),
             safe_point: SafePoint::default(),
             keyspaces: Keyspaces::default(),
+            planted: None,
         };
         cluster.install(rows, now);
         cluster.ids.skip_to_bound();
         cluster
+    }
+
+    /// Plants a bug.
+    pub fn plant(&mut self, planted: Option<Planted>) {
+        self.planted = planted;
+        self.ids.plant(planted);
+        self.regions.plant(planted);
+        self.operators.plant(planted);
     }
 
     /// Makes durable changes true.

@@ -38,6 +38,7 @@ pub mod moment;
 pub mod operator;
 pub mod persist;
 pub mod picture;
+pub mod planted;
 pub mod region_tree;
 pub mod server;
 pub mod settings;

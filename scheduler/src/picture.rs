@@ -13,6 +13,7 @@ use skerry_proto::types::{RegionId, StoreId};
 use crate::moment::Moment;
 use crate::operator::limits::{StoreLimits, Way};
 use crate::operator::{Operator, Operators, Step};
+use crate::planted::Planted;
 use crate::region_tree::{RegionRecord, RegionTree};
 use crate::settings::Settings;
 use crate::stores::{Liveness, Patience, StoreRecord, Stores};
@@ -42,6 +43,8 @@ pub struct Picture<'a> {
     pub is_prepared: bool,
     /// The time.
     pub now: Moment,
+    /// The bug that a test has planted.
+    pub planted: Option<Planted>,
 }
 
 impl<'a> Picture<'a> {

@@ -35,6 +35,7 @@ use std::time::Duration;
 use skerry_proto::types::Ts;
 
 use crate::moment::Moment;
+use crate::planted::Planted;
 
 /// The largest counter, and so the most timestamps one request can get. Counter 0 is never handed out:
 /// it is left to clients that make a timestamp out of a time.
@@ -68,6 +69,7 @@ pub struct Oracle {
     limit_ms: u64,
     /// Something was handed out since the limit was last saved.
     used: bool,
+    planted: Option<Planted>,
 }
 
 impl Oracle {
@@ -82,6 +84,15 @@ impl Oracle {
             moved_at: now.monotonic,
             limit_ms,
             used: false,
+            planted: None,
+        }
+    }
+
+    /// Plants a bug.
+    pub fn plant(&mut self, planted: Option<Planted>) {
+        self.planted = planted;
+        if planted == Some(Planted::WindowForgotten) {
+            (self.physical_ms, self.limit_ms) = (0, 0);
         }
     }
 
@@ -95,7 +106,7 @@ impl Oracle {
             }
             self.move_to(self.physical_ms + 1, now);
         }
-        if self.physical_ms >= self.limit_ms {
+        if self.physical_ms >= self.limit_ms && self.planted != Some(Planted::BeyondWindow) {
             return Allocation::NeedsWindow;
         }
         self.logical += count;

@@ -5,10 +5,12 @@
 //! replays one). What a run is, and what it checks, stands in `tests/src/sim/mod.rs`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use skerry_raftstore::planted::Planted;
 use skerry_raftstore::time::{Clock, SystemClock};
+use skerry_scheduler::planted::Planted as BugAbove;
 use skerry_tests::sim::trace::SECOND;
 use skerry_tests::sim::{self, Settings, Summary};
 use skerry_tests::{number_from_environment, text_from_environment};
@@ -117,7 +119,7 @@ fn seeds_hold() {
 const GOVERNED_SEEDS: u64 = 15;
 
 /// Operations that must be acknowledged in each: stores are away for longer than in others.
-const GOVERNED_OPERATIONS: usize = 500;
+const GOVERNED_OPERATIONS: usize = 300;
 
 /// What must happen in governed seeds.
 const GOVERNED_EVENTS: [&str; 8] = [
@@ -159,12 +161,15 @@ fn governed_seeds_hold() {
 }
 
 /// Seeds in which a planted bug must be found, if nobody says how many (`make planted SEEDS=200`).
-const SEEDS_FOR_A_BUG: u64 = 100;
+const SEEDS_FOR_A_BUG: u64 = 200;
 
 /// The seed in which a planted bug was found first, and by what.
-fn first_seed_that_finds(bug: Planted, seeds: impl Iterator<Item = u64>) -> Option<(u64, String)> {
+fn first_seed_that_finds(
+    plant: impl Fn(Settings) -> Settings,
+    seeds: impl Iterator<Item = u64>,
+) -> Option<(u64, String)> {
     for seed in seeds {
-        let settings = Settings { planted: Some(bug), ..Settings::of_seed(seed) };
+        let settings = plant(Settings::of_seed(seed));
         match catch_unwind(AssertUnwindSafe(|| sim::run(settings))) {
             Ok(Ok(_)) => {}
             Ok(Err(failure)) => return Some((seed, failure.what)),
@@ -177,21 +182,39 @@ fn first_seed_that_finds(bug: Planted, seeds: impl Iterator<Item = u64>) -> Opti
     None
 }
 
-#[test]
-fn planted_bugs_are_found() {
+/// Plants each bug, or the one that is named, in run after run, and wants it to be found.
+fn find_all<Bug: fmt::Debug + Copy>(all: &[Bug], plant: impl Fn(Bug, Settings) -> Settings) {
     let seeds = number_from_environment("PLANTED_SEEDS").unwrap_or(SEEDS_FOR_A_BUG);
     let named = text_from_environment("PLANTED");
-    let is_wanted = |bug: &Planted| named.as_ref().is_none_or(|name| format!("{bug:?}") == *name);
-    let bugs: Vec<Planted> = Planted::ALL.into_iter().filter(is_wanted).collect();
-    assert!(!bugs.is_empty(), "there is no such bug: {named:?}");
+    let is_wanted = |bug: &&Bug| named.as_ref().is_none_or(|name| format!("{bug:?}") == *name);
     let mut missed = Vec::new();
-    for bug in bugs {
-        match first_seed_that_finds(bug, 1..=seeds) {
+    for bug in all.iter().copied().filter(|bug| is_wanted(&bug)) {
+        match first_seed_that_finds(|settings| plant(bug, settings), 1..=seeds) {
             Some((seed, what)) => println!("{bug:?}: seed {seed}: {what}"),
             None => missed.push(bug),
         }
     }
     assert!(missed.is_empty(), "not found in {seeds} seeds: {missed:?}");
+}
+
+#[test]
+fn planted_bugs_are_found() {
+    let known = |name: &str| {
+        let stores = Planted::ALL.iter().any(|bug| format!("{bug:?}") == name);
+        stores || BugAbove::ALL.iter().any(|bug| format!("{bug:?}") == name)
+    };
+    let named = text_from_environment("PLANTED");
+    assert!(named.as_deref().is_none_or(known), "there is no such bug: {named:?}");
+    find_all(&Planted::ALL, |bug, settings| Settings { planted: Some(bug), ..settings });
+}
+
+#[test]
+fn bugs_planted_in_the_scheduler_are_found() {
+    find_all(&BugAbove::ALL, |bug, settings| Settings {
+        governed: true,
+        planted_above: Some(bug),
+        ..settings
+    });
 }
 
 #[test]

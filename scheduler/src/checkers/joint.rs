@@ -6,11 +6,12 @@ use skerry_raftstore::region::is_joint;
 use super::Verdict;
 use crate::operator::{Kind, Plan, Priority, Step, Task};
 use crate::picture::Picture;
+use crate::planted::Planted;
 use crate::region_tree::RegionRecord;
 
 /// See the module.
-pub fn check(_: &Picture<'_>, record: &RegionRecord) -> Verdict {
-    if !is_joint(&record.region) {
+pub fn check(picture: &Picture<'_>, record: &RegionRecord) -> Verdict {
+    if !is_joint(&record.region) || picture.planted == Some(Planted::JointNeverLeft) {
         return Verdict::Well;
     }
     Verdict::Do(Plan {

@@ -11,6 +11,7 @@ use skerry_proto::metapb::Peer;
 use super::Verdict;
 use crate::operator::{Goal, Kind, Plan, Priority, Step, Task};
 use crate::picture::Picture;
+use crate::planted::Planted;
 use crate::region_tree::RegionRecord;
 
 /// See the module.
@@ -20,7 +21,10 @@ pub fn check(picture: &Picture<'_>, record: &RegionRecord) -> Verdict {
         let (kind, priority) = (Kind::Replica, Priority::Repair);
         Verdict::Do(Plan { region: record.id(), name, kind, priority, task })
     };
-    let is_ready = |peer: &&Peer| record.is_well(peer) && picture.is_up(peer.store());
+    let is_seen = |peer: &Peer| {
+        record.is_well(peer) || picture.planted == Some(Planted::LearnerPromotedUnseen)
+    };
+    let is_ready = |peer: &&Peer| is_seen(peer) && picture.is_up(peer.store());
     let lacks_voters = record.voters().count() < picture.replicas_max;
     if let Some(ready) = learners().find(is_ready).filter(|_| lacks_voters) {
         return plan("promote-learner", Task::Do(Step::Promote(*ready)));

@@ -24,6 +24,7 @@ use crate::filter::{Refusal, leader_target, replica_feeder, replica_target};
 use crate::location::{Crowding, broken_isolation};
 use crate::operator::{Goal, Kind, Plan, Priority, Task};
 use crate::picture::Picture;
+use crate::planted::Planted;
 use crate::region_tree::RegionRecord;
 use crate::stores::StoreRecord;
 
@@ -45,6 +46,10 @@ pub fn check(picture: &Picture<'_>, record: &RegionRecord) -> Verdict {
     }
     let dead = record.voters().find(|peer| picture.is_dead(record, peer));
     if let Some(peer) = dead {
+        if picture.planted == Some(Planted::DeadReplicaDropped) {
+            let goal = Goal::as_it_is(record).without(peer.store());
+            return plan(record, "replace-down-replica", goal);
+        }
         return replace(picture, record, peer, "replace-down-replica");
     }
     if let Some(peer) = leaving() {
@@ -80,7 +85,12 @@ fn remove_voter(picture: &Picture<'_>, record: &RegionRecord) -> Verdict {
     let others = record.voters().filter(|peer| Some(peer.id) != leader);
     match others.max_by(heavier) {
         Some(peer) => {
-            plan(record, "remove-extra-replica", Goal::as_it_is(record).without(peer.store()))
+            let mut goal = Goal::as_it_is(record).without(peer.store());
+            if picture.planted == Some(Planted::TwoRemovals) {
+                let second = record.voters().find(|it| it.id != peer.id && Some(it.id) != leader);
+                goal = second.map_or(goal.clone(), |second| goal.without(second.store()));
+            }
+            plan(record, "remove-extra-replica", goal)
         }
         None => Verdict::Well,
     }

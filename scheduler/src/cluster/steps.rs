@@ -29,6 +29,7 @@ use crate::operator::limits::Way;
 use crate::operator::{Ending, Kind, Order, Plan, Task};
 use crate::persist::Change;
 use crate::picture::Picture;
+use crate::planted::Planted;
 use crate::region_tree::RegionRecord;
 
 /// Regions that the patrol looks at in one tick: all of a hundred thousand in ten seconds.
@@ -136,6 +137,7 @@ impl Cluster {
             patience: self.patience(),
             is_prepared: self.is_prepared,
             now,
+            planted: self.planted,
         }
     }
 
@@ -200,6 +202,7 @@ impl Cluster {
         let is_known = all > 0 && spoken * 100 >= all * SPOKEN_PERCENT;
         self.is_prepared = self.is_prepared
             || (is_known && self.stores.most_have_spoken())
+            || self.planted == Some(Planted::BalanceUnprepared)
             || now.since(self.began) >= PREPARING_MAX;
     }
 

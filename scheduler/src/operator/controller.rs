@@ -11,6 +11,7 @@ use skerry_proto::types::{RegionId, StoreId};
 use super::build::steps;
 use super::{Effect, Ending, Kind, Operator, Plan, Priority, Progress, Task};
 use crate::moment::Moment;
+use crate::planted::Planted;
 use crate::region_tree::{RegionRecord, RegionTree};
 
 /// How many ended operators are remembered.
@@ -42,9 +43,15 @@ pub struct Operators {
     totals: BTreeMap<(Kind, bool), u64>,
     /// Regions whose leader, on this store, is to be told without waiting for its heartbeat.
     to_tell: BTreeMap<StoreId, BTreeSet<RegionId>>,
+    planted: Option<Planted>,
 }
 
 impl Operators {
+    /// Plants a bug.
+    pub fn plant(&mut self, planted: Option<Planted>) {
+        self.planted = planted;
+    }
+
     /// The operator of a region.
     pub fn get(&self, region: RegionId) -> Option<&Operator> {
         self.by_region.get(&region)
@@ -101,7 +108,7 @@ impl Operators {
             return None;
         }
         self.end(region, Ending::Replaced, now);
-        let operator = Operator::new(plan, steps, record, now);
+        let operator = Operator::new(plan, steps, record, now).planted(self.planted);
         *self.counts.entry(operator.kind).or_default() += 1;
         self.count_effects(&operator.effects, 1);
         if let Some(leader) = record.leader {
@@ -155,7 +162,16 @@ impl Operators {
         if self.history.len() == HISTORY_MAX {
             self.history.pop_front();
         }
-        self.history.push_back(Ended { operator, ending, at: now });
+        let ended = Ended { operator, ending, at: now };
+        if self.planted == Some(Planted::CancelledGoesOn)
+            && matches!(ended.ending, Ending::Cancelled(_))
+        {
+            let operator = ended.operator.clone();
+            *self.counts.entry(operator.kind).or_default() += 1;
+            self.count_effects(&operator.effects, 1);
+            self.by_region.insert(region, operator);
+        }
+        self.history.push_back(ended);
         true
     }
 

@@ -23,6 +23,7 @@ use skerry_proto::metapb::Peer;
 use skerry_proto::types::{RegionId, StoreId};
 
 use crate::moment::Moment;
+use crate::planted::Planted;
 use crate::region_tree::RegionRecord;
 
 pub mod build;
@@ -182,6 +183,7 @@ pub struct Operator {
     version: u64,
     /// What it counts for the stores now.
     effects: Vec<(StoreId, Effect)>,
+    planted: Option<Planted>,
 }
 
 /// What a heartbeat has shown of an operator.
@@ -213,9 +215,14 @@ impl Operator {
             peers_at_end,
             version: record.region.epoch().version,
             effects: Vec::new(),
+            planted: None,
         };
         operator.effects = operator.effects_beyond(record);
         operator
+    }
+
+    fn planted(self, planted: Option<Planted>) -> Operator {
+        Operator { planted, ..self }
     }
 
     /// The step that is due; none if all are done.
@@ -237,7 +244,9 @@ impl Operator {
     /// Looks at what a heartbeat has shown.
     fn progress(&mut self, record: &RegionRecord, now: Moment) -> Progress {
         while let Some(step) = self.steps.get(self.done) {
-            if !step.is_done(record, &self.peers, self.version) {
+            let is_seen =
+                self.planted == Some(Planted::PromoteBeforeData) && step.is_waiting(record);
+            if !is_seen && !step.is_done(record, &self.peers, self.version) {
                 break;
             }
             self.peers = step.applied(&self.peers);
@@ -246,13 +255,17 @@ impl Operator {
             self.is_waiting = false;
         }
         self.effects = self.effects_beyond(record);
-        let Some(step) = self.steps.get(self.done) else { return Progress::Over(Ending::Done) };
+        let Some(step) = self.steps.get(self.done) else {
+            let stays = self.planted == Some(Planted::DoneStays);
+            return if stays { Progress::Running } else { Progress::Over(Ending::Done) };
+        };
         if !self.is_waiting && step.is_waiting(record) {
             self.is_waiting = true;
             self.step_since = now;
         }
         let current = ordered(&record.region.peers);
-        if current != self.peers && current != step.applied(&self.peers) {
+        let is_foreign = current != self.peers && current != step.applied(&self.peers);
+        if is_foreign && self.planted != Some(Planted::ForeignChangeIgnored) {
             let reason = format!("somebody else has changed the peers: {}", record.region);
             return Progress::Over(Ending::Cancelled(reason));
         }

@@ -79,6 +79,8 @@ pub struct Settings {
     pub governed: bool,
     /// A bug in every store, to show that it is found.
     pub planted: Option<Planted>,
+    /// A bug in the scheduler, likewise.
+    pub planted_above: Option<skerry_scheduler::planted::Planted>,
 }
 
 impl Settings {
@@ -92,6 +94,7 @@ impl Settings {
             tells: false,
             governed: false,
             planted: None,
+            planted_above: None,
         }
     }
 }

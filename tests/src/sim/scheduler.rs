@@ -30,6 +30,7 @@ use skerry_scheduler::config::SchedulerConfig;
 use skerry_scheduler::moment::Moment as Reading;
 use skerry_scheduler::operator::Order;
 use skerry_scheduler::persist::{Change, Storage};
+use skerry_scheduler::planted::Planted;
 use skerry_scheduler::region_tree::RegionRecord;
 use skerry_scheduler::tso::Oracle;
 
@@ -75,6 +76,8 @@ pub struct Scheduler {
     /// When it is back from a loss of power.
     away_until: Moment,
     pub(super) overseer: Overseer,
+    /// The bug that the run has planted.
+    planted: Option<Planted>,
 }
 
 impl Scheduler {
@@ -85,6 +88,7 @@ impl Scheduler {
         replicas: usize,
         seed: u64,
         is_governing: bool,
+        planted: Option<Planted>,
     ) -> (Scheduler, Region) {
         let config = if is_governing { governor::config() } else { SchedulerConfig::default() };
         let began = Reading::default();
@@ -98,7 +102,9 @@ impl Scheduler {
             skew_ms: 0,
             away_until: 0,
             overseer: Overseer::default(),
+            planted,
         };
+        scheduler.plant();
         let count = (stores + 1 + replicas) as u64;
         let last = scheduler.decide(|cluster| cluster.allocate_ids(count));
         let ids: Vec<u64> = (last + 1 - count..=last).collect();
@@ -127,6 +133,12 @@ impl Scheduler {
         };
         scheduler.stores = ids[..stores].iter().copied().map(StoreId::new).collect();
         (scheduler, region)
+    }
+
+    /// Plants the run's bug in a life that begins.
+    fn plant(&mut self) {
+        self.cluster.plant(self.planted);
+        self.oracle.plant(self.planted);
     }
 
     /// The stores, in order.
@@ -328,6 +340,9 @@ impl Scheduler {
         let asked = self.cluster.ask_split(Some(region.clone()), count);
         let Decision { answer, changes } = asked.ok()?;
         self.install(changes);
+        if self.is_governing {
+            self.overseer.split(region, &answer);
+        }
         let request = |(split_key, ids): (Bytes, skerry_proto::pdpb::SplitId)| SplitRequest {
             split_key,
             new_region_id: ids.new_region_id,

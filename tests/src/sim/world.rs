@@ -90,8 +90,13 @@ impl World {
         let seed = settings.seed;
         // A run must be the same on every machine.
         let config = config.for_cores(4);
-        let (scheduler, region) =
-            Scheduler::new(settings.stores, replicas, seed, settings.governed);
+        let (scheduler, region) = Scheduler::new(
+            settings.stores,
+            replicas,
+            seed,
+            settings.governed,
+            settings.planted_above,
+        );
         let ids = scheduler.stores().iter().enumerate();
         let nodes: Vec<Node> =
             ids.map(|(number, id)| Node::new(number, *id, settings.planted)).collect();

@@ -96,6 +96,9 @@ invariants! {
     REPORT_IS_TRUE = "who reports a region leads it";
     // The scheduler, where it governs.
     EPOCH_KNOWN_GROWS = "what the scheduler knows of a region never gets older";
+    TERM_KNOWN_GROWS = "the leader that the scheduler knows of is never an older one";
+    ID_ONCE = "the scheduler gives an id once";
+    BALANCE_KNOWS = "stores are compared when most regions have reported";
     ONE_OPERATOR = "a region has one operator at a time";
     VOTERS_STAY = "the scheduler takes no vote that is needed";
     VOTES_HAVE_DATA = "a replica gets a vote when it has the data";

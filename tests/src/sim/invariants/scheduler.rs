@@ -7,14 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use skerry_proto::eraftpb::ConfChangeType;
 use skerry_proto::metapb::{Peer, PeerRole, Region, RegionEpoch};
-use skerry_proto::pdpb::ChangePeer;
-use skerry_proto::types::{PeerId, RegionId, Ts};
+use skerry_proto::pdpb::{ChangePeer, SplitId};
+use skerry_proto::region::KeyBounds;
+use skerry_proto::types::{PeerId, RegionId, StoreId, Ts};
 use skerry_scheduler::cluster::{Cluster, Instruction};
-use skerry_scheduler::operator::Order;
+use skerry_scheduler::operator::{Kind, Order};
 use skerry_scheduler::region_tree::RegionRecord;
 
 use super::{
-    Broken, EPOCH_KNOWN_GROWS, ONE_OPERATOR, STAMPS_GROW, VOTERS_STAY, VOTES_HAVE_DATA, hold,
+    BALANCE_KNOWS, Broken, EPOCH_KNOWN_GROWS, ID_ONCE, ONE_OPERATOR, STAMPS_GROW, TERM_KNOWN_GROWS,
+    VOTERS_STAY, VOTES_HAVE_DATA, hold,
 };
 
 /// Voters that a region should have. It begins with one.
@@ -23,11 +25,27 @@ const WANTED: usize = 3;
 /// Ended operators among which one is looked for that has run at the same time.
 const RECENT: usize = 100;
 
+/// Percent of the regions that must have reported before stores are compared.
+const MOST: usize = 80;
+
+/// What was known of a region.
+#[derive(Clone, Copy)]
+struct Known {
+    epoch: RegionEpoch,
+    term: u64,
+    /// At most as many as are wanted.
+    voters: usize,
+}
+
 /// See the module.
 #[derive(Default)]
 pub struct Overseer {
-    /// Epoch and voters of each region, at most as many as are wanted, as they were known in this life.
-    known: BTreeMap<RegionId, (RegionEpoch, usize)>,
+    /// Regions, as they were known in this life.
+    known: BTreeMap<RegionId, Known>,
+    /// Whether most regions have reported in this life.
+    most_have_spoken: bool,
+    /// What the ids name that were given for regions and replicas.
+    named: BTreeMap<u64, (RegionId, Option<StoreId>)>,
     /// Replicas of which a leader has said that they follow: what they lack since then, they get from its log.
     fed: BTreeSet<PeerId>,
     /// The newest timestamp of all lives.
@@ -50,6 +68,7 @@ impl Overseer {
     /// The scheduler has lost power.
     pub fn restarted(&mut self) {
         self.known.clear();
+        self.most_have_spoken = false;
         self.fed.clear();
     }
 
@@ -61,14 +80,23 @@ impl Overseer {
         let epoch = record.region.epoch();
         let (before_leaving, after_leaving) = voters_of(&record.region);
         let voters = before_leaving.min(after_leaving).min(WANTED);
-        let Some((known, had)) = self.known.insert(record.id(), (epoch, voters)) else { return };
-        let what = || format!("{} after {known}", record.region);
-        self.keep(hold(!epoch.is_stale(&known), EPOCH_KNOWN_GROWS, what));
-        self.keep(hold(voters >= had, VOTERS_STAY, || format!("{} had {had}", record.region)));
+        let now = Known { epoch, term: record.term, voters };
+        let Some(known) = self.known.insert(record.id(), now) else { return };
+        let what = || format!("{} after {}", record.region, known.epoch);
+        self.keep(hold(!epoch.is_stale(&known.epoch), EPOCH_KNOWN_GROWS, what));
+        // One that was pushed out and has come back with another epoch may be told of by its last leader.
+        let is_older = epoch == known.epoch && record.term < known.term;
+        let what = || format!("{} at term {} after {}", record.region, record.term, known.term);
+        self.keep(hold(!is_older, TERM_KNOWN_GROWS, what));
+        let what = || format!("{} had {}", record.region, known.voters);
+        self.keep(hold(voters >= known.voters, VOTERS_STAY, what));
     }
 
     /// The scheduler has decided something.
     pub fn looks_at(&mut self, cluster: &Cluster) {
+        let regions = cluster.scan(KeyBounds::ALL, usize::MAX).expect("it is bootstrapped");
+        let spoken = regions.iter().filter(|record| record.leader.is_some()).count();
+        self.most_have_spoken |= spoken * 100 >= regions.len() * MOST;
         let Ok(running) = cluster.operators() else { return };
         for operator in running {
             let mut ended = cluster.ended_operators().expect("it is bootstrapped").take(RECENT);
@@ -78,6 +106,9 @@ impl Overseer {
             self.keep(hold(other.is_none(), ONE_OPERATOR, || {
                 format!("{operator} and {}", other.expect("it was found").operator)
             }));
+            let compares = matches!(operator.kind, Kind::Region | Kind::Leader | Kind::HotRegion);
+            let what = || format!("{operator}, when {spoken} of {} have", regions.len());
+            self.keep(hold(!compares || self.most_have_spoken, BALANCE_KNOWS, what));
         }
     }
 
@@ -92,6 +123,7 @@ impl Overseer {
         let mut voters = before;
         for change in changes {
             let Some(peer) = change.peer else { continue };
+            self.name(peer.id, record.id(), Some(peer.store()));
             let known = record.region.peer_by_id(peer.peer_id());
             let votes = known.is_some_and(|known| !known.is_learner());
             match change.change_type() {
@@ -108,6 +140,23 @@ impl Overseer {
         }
         let what = || format!("{instruction:?} of {}", record.region);
         self.keep(hold(voters >= before.min(WANTED), VOTERS_STAY, what));
+    }
+
+    /// Ids were given for the parts of `region`.
+    pub fn split(&mut self, region: &Region, parts: &[SplitId]) {
+        for part in parts {
+            let id = RegionId::new(part.new_region_id);
+            self.name(part.new_region_id, id, None);
+            for (peer, beside) in part.new_peer_ids.iter().zip(&region.peers) {
+                self.name(*peer, id, Some(beside.store()));
+            }
+        }
+    }
+
+    fn name(&mut self, id: u64, region: RegionId, store: Option<StoreId>) {
+        let known = *self.named.entry(id).or_insert((region, store));
+        let what = || format!("{id} for {region} {store:?} and {known:?}");
+        self.keep(hold(known == (region, store), ID_ONCE, what));
     }
 
     /// `count` timestamps up to `last` were given.

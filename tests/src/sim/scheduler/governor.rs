@@ -38,6 +38,11 @@ const LOSSES: u64 = 8;
 /// Of a hundred reports, those that are slow.
 const SLOW_REPORTS: u64 = 5;
 
+/// Of a hundred intervals, those in which the scheduler's clock jumps, and how far it may be ahead then. It may
+/// do so while the power is away, too.
+const CLOCK_JUMPS: u64 = 5;
+const CLOCK_JUMP_MAX: u64 = 20_000;
+
 /// How far timestamps are saved ahead.
 const WINDOW_MS: u64 = 3_000;
 
@@ -90,6 +95,9 @@ impl Scheduler {
         let surviving = self.chance.below(self.engine.unsynced_batches() as u64 + 1) as usize;
         self.engine = Arc::new(self.engine.crash(surviving));
         self.away_until = now + lasts;
+        if self.chance.percent(50) {
+            self.skew_ms = self.chance.below(CLOCK_JUMP_MAX);
+        }
         let rows = self.storage().load().expect("memory is read");
         let limit = rows.iter().find_map(|row| match row {
             Change::TimestampLimit(limit) => Some(*limit),
@@ -98,6 +106,7 @@ impl Scheduler {
         let begins = reading(self.away_until);
         self.oracle = Oracle::restore(limit.unwrap_or(0), WINDOW_MS, begins);
         self.cluster = Cluster::restore(ClusterId::new(1), &config(), rows, begins);
+        self.plant();
         self.overseer.restarted();
     }
 
@@ -119,21 +128,21 @@ impl Scheduler {
         steps
     }
 
-    /// Gives some timestamps, by a clock that may have jumped.
+    /// Saves the limit that the last timestamps have asked for, and gives some more, by a clock that may have jumped.
     fn stamp(&mut self, now: Moment) {
-        if self.chance.percent(2) {
-            self.skew_ms = self.chance.below(20_000);
-        }
-        let wall_ms = now / MILLISECOND + self.skew_ms;
-        let now = Reading { wall_ms, ..reading(now) };
-        let count = self.chance.between(1, 1_000) as u32;
-        if let Allocation::Granted(last) = self.oracle.allocate(count, now) {
-            self.overseer.stamped(last, count);
-        }
-        if let Some(limit) = self.oracle.wanted_limit(now) {
+        let by_the_clock =
+            |skew_ms| Reading { wall_ms: now / MILLISECOND + skew_ms, ..reading(now) };
+        if let Some(limit) = self.oracle.wanted_limit(by_the_clock(self.skew_ms)) {
             let row = [Change::TimestampLimit(limit)];
             self.storage().write(&row, Durability::Synced).expect("memory takes everything");
             self.oracle.saved(limit);
+        }
+        if self.chance.percent(CLOCK_JUMPS) {
+            self.skew_ms = self.chance.below(CLOCK_JUMP_MAX);
+        }
+        let count = self.chance.between(1, 1_000) as u32;
+        if let Allocation::Granted(last) = self.oracle.allocate(count, by_the_clock(self.skew_ms)) {
+            self.overseer.stamped(last, count);
         }
     }
 
