@@ -93,6 +93,18 @@ pub mod raft_cmdpb {
     include!(concat!(env!("OUT_DIR"), "/raft_cmdpb.rs"));
 }
 
+/// The little of etcd's interface that transactional clients ask the scheduler for.
+#[allow(missing_docs, clippy::all, reason = "generated; see proto/etcdserverpb.proto")]
+pub mod etcdserverpb {
+    include!(concat!(env!("OUT_DIR"), "/etcdserverpb.rs"));
+}
+
+/// Whether a store or the scheduler serves, as gRPC libraries ask (`grpc.health.v1`).
+#[allow(missing_docs, clippy::all, reason = "generated; see proto/health.proto")]
+pub mod health {
+    include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.rs"));
+}
+
 /// The descriptors of all messages and services above: an encoded
 /// `google.protobuf.FileDescriptorSet` without comments. For tests and tools; no program needs it
 /// to run.
