@@ -179,7 +179,7 @@ async fn a_call_that_does_not_exist_is_unimplemented() {
     for (address, method) in [
         (scheduler, "/pdpb.PD/NoSuchCall"),
         (scheduler, "/no.such.Service/Call"),
-        (scheduler, "/etcdserverpb.KV/Range"),
+        (scheduler, "/etcdserverpb.KV/Put"),
         (scheduler, "/tikvpb.Tikv/RawGet"),
         (store, "/tikvpb.Tikv/NoSuchCall"),
         (store, "/tikvpb.Tikv/KvGC"),

@@ -1,5 +1,5 @@
-//! The scheduler as a service: gRPC (`pdpb.PD`, `keyspacepb.Keyspace`) and HTTP/1.1 with JSON on one port,
-//! over the pure [`crate::cluster`] and [`crate::tso`].
+//! The scheduler as a service: gRPC (`pdpb.PD`, `keyspacepb.Keyspace`, and what clients expect beside them,
+//! `company.rs`) and HTTP/1.1 with JSON on one port, over the pure [`crate::cluster`] and [`crate::tso`].
 //!
 //! # How
 //!
@@ -25,6 +25,7 @@
 //! What it does not do: TLS, several members, and the methods that `proto/proto/pdpb/service.proto` lists
 //! beyond those in `placement.rs`.
 
+mod company;
 mod keyspaces;
 pub(crate) mod moves;
 mod placement;
@@ -39,6 +40,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skerry_proto::etcdserverpb::cluster_server::ClusterServer;
+use skerry_proto::etcdserverpb::kv_server::KvServer;
+use skerry_proto::health::health_server::HealthServer;
 use skerry_proto::keyspacepb::keyspace_server::KeyspaceServer;
 use skerry_proto::pdpb::pd_server::PdServer;
 use skerry_proto::types::ClusterId;
@@ -147,7 +151,7 @@ impl Scheduler {
     }
 }
 
-/// Both services and the JSON interface, by path.
+/// All services and the JSON interface, by path.
 fn routes(shared: &Arc<Shared>, address: String) -> Routes {
     let member = reply::member(shared, &address);
     let size = shared.config.request_size_max.length();
@@ -158,8 +162,15 @@ fn routes(shared: &Arc<Shared>, address: String) -> Routes {
     let keyspaces = KeyspaceServer::new(keyspaces::Keyspaces::new(Arc::clone(shared)))
         .max_decoding_message_size(size)
         .accept_compressed(CompressionEncoding::Gzip);
+    let company = company::Company::new(Arc::clone(shared), member.clone());
     let api = api::router(Arc::clone(shared), member);
-    Routes::from(api).add_service(placement).add_service(keyspaces).prepare()
+    Routes::from(api)
+        .add_service(placement)
+        .add_service(keyspaces)
+        .add_service(ClusterServer::new(company.clone()))
+        .add_service(KvServer::new(company.clone()))
+        .add_service(HealthServer::new(company))
+        .prepare()
 }
 
 /// `host:port` under which clients reach this scheduler.

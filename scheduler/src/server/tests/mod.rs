@@ -3,6 +3,7 @@
 
 #![allow(clippy::needless_update, reason = "some requests have no field but the header")]
 
+mod company;
 mod control;
 mod harness;
 mod http;

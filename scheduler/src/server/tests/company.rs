@@ -1,0 +1,48 @@
+//! What clients expect beside the scheduler: health, and the little of etcd.
+
+use skerry_proto::etcdserverpb::cluster_client::ClusterClient;
+use skerry_proto::etcdserverpb::kv_client::KvClient;
+use skerry_proto::etcdserverpb::{MemberListRequest, RangeRequest};
+use skerry_proto::health::HealthCheckRequest;
+use skerry_proto::health::health_check_response::ServingStatus;
+use skerry_proto::health::health_client::HealthClient;
+use skerry_proto::pdpb::GetMembersRequest;
+use tonic::Code;
+
+use super::harness::Served;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transactional_client_finds_the_member_and_an_etcd_without_keys() {
+    let served = Served::start().await;
+    let member = served.client().await.get_members(GetMembersRequest::default()).await;
+    let member = member.expect("a member").into_inner().leader.expect("it leads");
+    let mut etcd = ClusterClient::connect(served.url()).await.expect("connect");
+    let listed = etcd.member_list(MemberListRequest { linearizable: true }).await.expect("a list");
+    let listed = listed.into_inner();
+    let [one] = &listed.members[..] else { panic!("{listed:?}") };
+    assert_eq!((one.id, &one.name), (member.member_id, &member.name));
+    assert_eq!(one.client_ur_ls, member.client_urls, "clients go there from now on");
+    let header = listed.header.expect("always");
+    assert_eq!((header.cluster_id, header.member_id), (served.cluster_id, member.member_id));
+
+    let mut etcd = KvClient::connect(served.url()).await.expect("connect");
+    let key = "/tidb/store/gcworker/saved_safe_point".into();
+    let found = etcd.range(RangeRequest { key, ..RangeRequest::default() }).await.expect("nothing");
+    let found = found.into_inner();
+    assert_eq!((found.count, found.more), (0, false));
+    assert_eq!(found.header.expect("always").cluster_id, served.cluster_id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheduler_that_serves_says_so() {
+    let served = Served::start().await;
+    let mut probe = HealthClient::connect(served.url()).await.expect("connect");
+    for service in ["", "pdpb.PD"] {
+        let service = service.to_string();
+        let health = probe.check(HealthCheckRequest { service }).await.expect("an answer");
+        assert_eq!(health.into_inner().status(), ServingStatus::Serving);
+    }
+    let service = "no.such.Service".to_string();
+    let unknown = probe.check(HealthCheckRequest { service }).await.expect_err("it is not here");
+    assert_eq!(unknown.code(), Code::NotFound);
+}
