@@ -353,7 +353,9 @@ fn transactions(
 ) -> Arc<TxnStore> {
     let (version, limits) = (identity.api_version, config.storage.txn_limits());
     let reads = Arc::clone(raw.read_pool());
-    Arc::new(TxnStore::new(core.storage(), version, limits, timestamps, reads))
+    let txn = TxnStore::new(core.storage(), version, limits, timestamps, reads);
+    core.guard_reads(txn.concurrency().clone());
+    Arc::new(txn)
 }
 
 fn purpose(mode: Mode, config: &Config) -> Purpose {

@@ -1,7 +1,7 @@
 //! What all actors of a store share, none of it owned by one of them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use skerry_proto::types::{RegionId, StoreId};
 use slog::Logger;
@@ -11,6 +11,7 @@ use crate::credits::Credits;
 use crate::engine::Engine;
 use crate::engine::log::LogEngine;
 use crate::meta::StoreMeta;
+use crate::outside::ReadGuard;
 use crate::planted::Planted;
 use crate::registry::Registry;
 use crate::snapshot;
@@ -47,6 +48,8 @@ pub struct Environment {
     pub counters: Arc<Counters>,
     /// Those of the raft worker that this copy belongs to. No other actor looks at them.
     pub credits: Arc<Credits>,
+    /// Who prepares reads of transactions at other replicas. Until there is somebody, they wait.
+    pub read_guard: Arc<OnceLock<Arc<dyn ReadGuard>>>,
     /// The bug that a test has planted.
     pub planted: Option<Planted>,
 }

@@ -155,6 +155,9 @@ pub enum Consistency {
     Leader,
     /// Whoever is asked, after hearing from the leader.
     Replica,
+    /// The same for a transaction that reads at this timestamp: the leader first sees to it that nothing commits at or
+    /// below it unseen ([`crate::outside::ReadGuard`]).
+    ReplicaAt(u64),
 }
 
 /// A write was applied.

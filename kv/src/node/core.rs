@@ -13,6 +13,7 @@ use skerry_raftstore::config::RaftConfig;
 use skerry_raftstore::engine::Engine;
 use skerry_raftstore::engine::log::LogEngine;
 use skerry_raftstore::environment::Counters;
+use skerry_raftstore::outside::ReadGuard;
 use skerry_raftstore::store::threads::RunningStore;
 use skerry_raftstore::store::{Store, StoreParts};
 use skerry_raftstore::time::{Clock, SystemClock, splitmix64};
@@ -120,6 +121,13 @@ impl Core {
         match self {
             Core::Standalone(storage) => storage.clone(),
             Core::Replicated(replicas) => replicas.storage.clone(),
+        }
+    }
+
+    /// From now on reads of transactions at other replicas are prepared here.
+    pub(super) fn guard_reads(&self, guard: Arc<dyn ReadGuard>) {
+        if let Core::Replicated(replicas) = self {
+            replicas.running.handle().guard_reads(guard);
         }
     }
 

@@ -40,7 +40,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use skerry_proto::region::KeyBounds;
-use skerry_proto::types::{PeerId, RegionId, StoreId, Term};
+use skerry_proto::types::{PeerId, RegionId, StoreId, Term, Ts};
 use skerry_proto::{kvrpcpb, metapb};
 use skerry_raftstore::engine::{ColumnFamily, KeyRange, View, WriteBatch};
 use skerry_raftstore::keys::{self, DataSpace};
@@ -79,6 +79,12 @@ pub trait Storage: Send + Sync {
 
     /// A consistent view of the region at a moment after the call began.
     fn async_snapshot(&self, context: &RequestContext) -> Answer<RegionView>;
+
+    /// A view for a transaction that reads at `ts`: at the replica that is asked, if the context allows it and this
+    /// storage can see to it that nothing commits at or below `ts` unseen; otherwise at the leader.
+    fn async_snapshot_at(&self, context: &RequestContext, _ts: Ts) -> Answer<RegionView> {
+        self.async_snapshot(&RequestContext { replica_read: false, ..*context })
+    }
 
     /// Writes `batch`; answers when it is durable. `permit` is held until then.
     fn async_write(
@@ -121,7 +127,8 @@ impl From<&kvrpcpb::Context> for RequestContext {
             store_id: peer.store(),
             term: (wire.term != 0).then_some(Term::new(wire.term)),
             api_version: wire.api_version,
-            replica_read: wire.replica_read,
+            // Old versions need no leader's word, but any replica that has it can read them, too.
+            replica_read: wire.replica_read || wire.stale_read,
         }
     }
 }

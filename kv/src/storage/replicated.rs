@@ -8,7 +8,8 @@
 //! 2. Otherwise the region's worker is asked. It serves from its lease or asks the other replicas; then the
 //!    answer comes from its thread.
 //! 3. A read that the client has allowed to any replica (`replica_read`) goes to the worker of the replica that
-//!    was asked, which asks its leader how far it must have applied.
+//!    was asked, which asks its leader how far it must have applied. A transaction's names its timestamp, for the
+//!    leader to see to it that nothing commits below it unseen.
 //!
 //! # Writes
 //!
@@ -24,7 +25,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use skerry_proto::metapb;
-use skerry_proto::types::StoreId;
+use skerry_proto::types::{StoreId, Ts};
 use skerry_raftstore::engine::{ColumnFamily, WriteBatch};
 use skerry_raftstore::message::{self, Command, CommandContext, CommandKind, Consistency};
 use skerry_raftstore::registry::LocalReader;
@@ -131,6 +132,21 @@ impl Storage for ReplicatedStorage {
         self.ask(command, consistency(context), |view| Ok(view.into()))
     }
 
+    fn async_snapshot_at(&self, context: &RequestContext, ts: Ts) -> Answer<RegionView> {
+        // The newest is what the leader has.
+        if !context.replica_read || ts == Ts::MAX {
+            return self.async_snapshot(&RequestContext { replica_read: false, ..*context });
+        }
+        let command = match self.command_context(context) {
+            Ok(command) => command,
+            Err(error) => return Answer::ready(Err(error)),
+        };
+        if let Some(read) = self.reader.read(&command) {
+            return Answer::ready(read.map(RegionView::from).map_err(Error::from));
+        }
+        self.ask(command, Consistency::ReplicaAt(ts.get()), |view| Ok(view.into()))
+    }
+
     fn async_write(
         &self,
         context: &RequestContext,
@@ -172,7 +188,8 @@ fn consistency(context: &RequestContext) -> Consistency {
     }
 }
 
-fn result_of<T>(outcome: Outcome<T>) -> Result<T> {
+/// What raftstore has answered, as this crate says it.
+pub(crate) fn result_of<T>(outcome: Outcome<T>) -> Result<T> {
     match outcome {
         Outcome::Done(value) => Ok(value),
         Outcome::Refused(refusal) => Err(Error::from(refusal)),

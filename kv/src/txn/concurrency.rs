@@ -18,15 +18,18 @@
 //! Both sides are in the same order only on one store: a new leader must learn a timestamp above all reads of its
 //! predecessors before it publishes ([`crate::txn::WriteCommand::needs_fresh_max_ts`]).
 //!
-//! What it does not do: nobody waits here, and it knows no regions.
+//! What it does not do: nobody waits here. Regions matter only to reads at other replicas, which ask about a whole one.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use skerry_proto::metapb;
 use skerry_proto::types::Ts;
 use skerry_raftstore::engine::KeyRange;
+use skerry_raftstore::keys::data_range;
+use skerry_raftstore::outside::ReadGuard;
 
 use super::error::{Error, Result};
 use crate::mvcc::{Key, Lock, Meeting, ReadRules};
@@ -89,6 +92,12 @@ impl Concurrency {
         inside.map(|(key, lock)| (key.clone(), lock.clone())).collect()
     }
 
+    /// Whether a lock in memory in a range of data keys may commit at or below `ts`.
+    pub fn may_commit_below(&self, range: &KeyRange, ts: Ts) -> bool {
+        let is_below = |lock: &Lock| lock.start_ts <= ts && lock.min_commit_ts <= ts;
+        self.locks_in(range).iter().any(|(_, lock)| is_below(lock))
+    }
+
     /// Raises `min_commit_ts` of all locks to one timestamp above all reads so far, not below `at_least`, and shows the
     /// locks to all reads that follow; they stay until what is answered is dropped. Nothing happens and nothing is
     /// answered if that timestamp would be above `max_commit_ts` (0: no bound). The caller has the latches of all keys.
@@ -131,6 +140,17 @@ fn meet(key: &Key, lock: &Lock, rules: &ReadRules) -> Result<()> {
         Meeting::Pass => Ok(()),
         // What such a lock holds is not in any view yet, so it cannot be seen through either.
         Meeting::Blocked | Meeting::SeeThrough => Err(Error::locked(key, lock)),
+    }
+}
+
+impl ReadGuard for Concurrency {
+    /// Reader's 1 and 2 for a read at another replica. Who is in its way is not told but waited for: its lock will be
+    /// in the log.
+    fn prepare(&self, region: &metapb::Region, timestamp: u64) -> bool {
+        let ts = Ts::from(timestamp);
+        self.raise_max_ts(ts);
+        let (start, end) = data_range(&region.start_key, &region.end_key);
+        !self.may_commit_below(&KeyRange { start, end }, ts)
     }
 }
 

@@ -6,8 +6,9 @@
 //! 2. It takes a view, and reads from it: single keys and small batches on the caller's thread
 //!    ([`TxnStore::read`]), all else on the read pool ([`TxnStore::read_at_length`]).
 //!
-//! Reads are served by leaders only, also if the client has allowed other replicas: what a replica reads must raise
-//! `max_ts` where async commits of the region are decided.
+//! If the client has allowed it, Get, BatchGet and Scan are served by the replica that is asked. Async commits of the
+//! region are decided at its leader, so the replica asks there first, which raises `max_ts` and lets locks in memory
+//! become locks in the log ([`Storage::async_snapshot_at`], [`Concurrency`]).
 //!
 //! # A write
 //!
@@ -45,7 +46,7 @@ use super::error::{Error, Result};
 use super::form::TxnKeys;
 use super::freshness::{Freshness, Reign, Timestamps};
 use super::history;
-use super::lock_waits::{LockWait, LockWaits, Turn};
+use super::lock_waits::{Edge, LockWait, LockWaits, Turn};
 use super::pessimistic_lock::{KeyLocked, PessimisticLock, PessimisticLocked};
 use super::{Effect, ReadCommand, Released, Steps, WriteCommand};
 use crate::mvcc::Key;
@@ -132,6 +133,16 @@ impl TxnStore {
         self.waits.waiting()
     }
 
+    /// What shortcut commits on this store and reads must know of each other.
+    pub fn concurrency(&self) -> &Arc<Concurrency> {
+        &self.concurrency
+    }
+
+    /// Who waits for whose lock on this store.
+    pub fn lock_waits(&self) -> Vec<Edge> {
+        self.waits.edges()
+    }
+
     /// Runs a short read on the caller's thread.
     pub async fn read<C: ReadCommand>(
         &self,
@@ -139,7 +150,7 @@ impl TxnStore {
         mut command: C,
     ) -> Result<C::Answer> {
         command.prepare(&self.concurrency)?;
-        let view = self.view(context).await?;
+        let view = self.view_for(context, &command).await?;
         command.run(&view)
     }
 
@@ -154,7 +165,7 @@ impl TxnStore {
         C::Answer: Send + 'static,
     {
         command.prepare(&self.concurrency)?;
-        let view = self.view(context).await?;
+        let view = self.view_for(context, &command).await?;
         self.reads.run(LongRead(move || command.run(&view))).await?
     }
 
@@ -297,6 +308,16 @@ impl TxnStore {
         }
         let context = RequestContext { term: Some(term), ..*context };
         Ok(self.storage.async_write(&context, batch, permit).await?)
+    }
+
+    async fn view_for<C: ReadCommand>(
+        &self,
+        context: &RequestContext,
+        command: &C,
+    ) -> Result<RegionView> {
+        let Some(ts) = command.replica_ts() else { return self.view(context).await };
+        self.keys.version.check(context.api_version)?;
+        Ok(self.storage.async_snapshot_at(context, ts).await?)
     }
 
     async fn view(&self, context: &RequestContext) -> Result<RegionView> {

@@ -3,6 +3,8 @@
 //! A lock in the way fails a Get. A BatchGet answers it in the place of its key, and reads on: the client resolves all
 //! such locks together.
 
+use skerry_proto::types::Ts;
+
 use super::ReadCommand;
 use super::concurrency::Concurrency;
 use super::error::{Error, Result};
@@ -33,6 +35,10 @@ impl ReadCommand for Get {
     fn prepare(&mut self, concurrency: &Concurrency) -> Result<()> {
         concurrency.raise_max_ts(self.rules.ts);
         concurrency.check_key(&self.key, &self.rules)
+    }
+
+    fn replica_ts(&self) -> Option<Ts> {
+        Some(self.rules.ts)
     }
 
     fn run(&self, view: &RegionView) -> Result<Gotten> {
@@ -72,6 +78,10 @@ impl ReadCommand for BatchGet {
     fn prepare(&mut self, concurrency: &Concurrency) -> Result<()> {
         concurrency.raise_max_ts(self.rules.ts);
         self.keys.iter().try_for_each(|key| concurrency.check_key(key, &self.rules))
+    }
+
+    fn replica_ts(&self) -> Option<Ts> {
+        Some(self.rules.ts)
     }
 
     fn run(&self, view: &RegionView) -> Result<BatchGotten> {

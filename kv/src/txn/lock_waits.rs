@@ -106,6 +106,16 @@ impl LockWaits {
         }
     }
 
+    /// Who waits for whom now, by age of the waiter.
+    pub fn edges(&self) -> Vec<Edge> {
+        let lines = self.lock();
+        let edge = |(&(waiter, _), key): (&(Ts, u64), &Key)| {
+            let holder = lines.by_key[key].holder;
+            Edge { waiter, holder, key: key.clone() }
+        };
+        lines.places.iter().map(edge).collect()
+    }
+
     /// How many requests wait.
     pub fn waiting(&self) -> usize {
         self.lock().places.len()

@@ -16,6 +16,7 @@
 //! | [`heartbeat`] | TxnHeartBeat | a longer life |
 //! | [`pessimistic_lock`], [`pessimistic_rollback`] | locks in advance | locked, or whom to wait for |
 //! | [`scan_lock`], [`history`] | ScanLock, MvccGetByKey, MvccGetByStartTs | what lies there |
+//! | [`read_index`] | ReadIndex | how far another replica must be, to read |
 //! | [`delete_range`], [`garbage`] | DeleteRange, UnsafeDestroyRange, GC | less lies there |
 //!
 //! # How a command runs
@@ -68,6 +69,7 @@ pub mod lock_waits;
 pub mod pessimistic_lock;
 pub mod pessimistic_rollback;
 pub mod prewrite;
+pub mod read_index;
 pub mod resolve_lock;
 pub mod rollback;
 pub mod scan;
@@ -85,6 +87,11 @@ pub trait ReadCommand {
 
     /// Raises `max_ts` and looks at locks in memory. Always before the view is taken.
     fn prepare(&mut self, concurrency: &Concurrency) -> Result<()>;
+
+    /// The timestamp at which any replica may serve it; none if only the leader may.
+    fn replica_ts(&self) -> Option<Ts> {
+        None
+    }
 
     /// Reads.
     fn run(&self, view: &RegionView) -> Result<Self::Answer>;

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use skerry_proto::types::Ts;
 use skerry_raftstore::engine::KeyRange;
 
 use super::concurrency::Concurrency;
@@ -101,6 +102,10 @@ impl ReadCommand for Scan {
         concurrency.raise_max_ts(self.rules.ts);
         self.in_memory = concurrency.locks_in(&range_of(&self.start, &self.end));
         Ok(())
+    }
+
+    fn replica_ts(&self) -> Option<Ts> {
+        Some(self.rules.ts)
     }
 
     fn run(&self, view: &RegionView) -> Result<Scanned> {

@@ -312,6 +312,7 @@ impl Peer {
         self.raft_group.advance_apply_to(state.applied_index);
         self.note_applied_proposal(proposed_at);
         self.update_delegate();
+        self.step_held_back();
         self.serve_reads();
         self.check_size(written, effects);
     }

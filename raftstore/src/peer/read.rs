@@ -7,6 +7,10 @@
 //!
 //! A follower's round goes to the leader, which answers it the same way.
 //!
+//! A round with reads of transactions names the highest of their timestamps behind its context. The leader first
+//! has [`crate::outside::ReadGuard`] prepare it, and holds the round back while something that may commit below is
+//! on its way into the log: when that is applied, the index that raft answers covers it.
+//!
 //! **Invariants.**
 //!
 //! 1. A read never joins a round that was stepped before, and a round that waits too long is begun again as
@@ -20,12 +24,19 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use raft::ReadState;
+use raft::eraftpb::Message;
 use skerry_proto::types::Term;
 
 use super::{Peer, check_context, epoch_not_match};
 use crate::message::{CommandContext, Consistency, RegionView};
 use crate::planted::Planted;
 use crate::reply::{Refusal, Reply};
+
+/// Bytes of a round's context without a timestamp.
+const CONTEXT_BYTES: usize = 32;
+
+/// Rounds of other replicas that are held back; what is more is dropped, and begun anew by whoever waits for it.
+const HELD_BACK_MAX: usize = 1_024;
 
 /// One read that waits.
 #[derive(Debug)]
@@ -55,6 +66,8 @@ pub(super) struct ReadIndexQueue {
     count: u64,
     /// What followers that serve reads may have applied; 0 while none was told to read in this term.
     floor: u64,
+    /// Rounds of other replicas at timestamps that are not prepared yet.
+    held_back: Vec<Message>,
 }
 
 impl ReadIndexQueue {
@@ -117,7 +130,10 @@ impl Peer {
         }
         self.reads.count += u64::from(!self.environment.has(Planted::ReusedReadContext));
         let parts = [self.peer.id, self.environment.incarnation, self.serial.0, self.reads.count];
-        let context: Vec<u8> = parts.iter().flat_map(|part| part.to_be_bytes()).collect();
+        let joining = self.reads.joining.iter();
+        let timestamp = joining.filter_map(|read| timestamp_of(read.consistency)).max();
+        let parts = parts.into_iter().chain(timestamp);
+        let context: Vec<u8> = parts.flat_map(u64::to_be_bytes).collect();
         let round = Round {
             context: context.clone(),
             sent_at: self.environment.clock.monotonic(),
@@ -127,6 +143,32 @@ impl Peer {
         };
         self.reads.rounds.push_back(round);
         self.raft_group.read_index(context);
+    }
+
+    /// Another replica has asked. Raft hears of it when nothing commits below its timestamp unseen.
+    pub(super) fn step_read_index(&mut self, message: Message) {
+        let timestamp = message.entries.first().and_then(|entry| named_in(&entry.data));
+        let is_prepared = match timestamp {
+            Some(timestamp) if self.is_leader() => {
+                let guard = self.environment.read_guard.get();
+                guard.is_some_and(|guard| guard.prepare(self.region(), timestamp))
+            }
+            // If another one leads, it goes there.
+            _ => true,
+        };
+        if is_prepared {
+            // Raft refuses what it has no use for; whoever waits asks again.
+            let _ = self.raft_group.step(message);
+        } else if self.reads.held_back.len() < HELD_BACK_MAX {
+            self.reads.held_back.push(message);
+        }
+    }
+
+    /// Something was applied, or time has passed: what was held back may go on.
+    pub(super) fn step_held_back(&mut self) {
+        for message in std::mem::take(&mut self.reads.held_back) {
+            self.step_read_index(message);
+        }
     }
 
     /// Raft has answered rounds.
@@ -188,6 +230,7 @@ impl Peer {
 
     /// Begins rounds anew that nobody has answered, and ends reads that waited too long.
     pub(super) fn tick_reads(&mut self) {
+        self.step_held_back();
         let config = &self.environment.config;
         let (patience, wait_max) = (config.election_ticks, config.read_wait_ticks);
         self.reads.rounds.iter_mut().for_each(|round| round.ticks += 1);
@@ -213,9 +256,10 @@ impl Peer {
     /// Role or term have changed: what was asked of a leader is refused, other reads ask anew.
     pub(super) fn reads_lost_leadership(&mut self) {
         self.reads.floor = 0;
+        self.reads.held_back.clear();
         for read in self.reads.take_all() {
             match read.consistency {
-                Consistency::Replica => self.reads.joining.push(read),
+                Consistency::Replica | Consistency::ReplicaAt(_) => self.reads.joining.push(read),
                 Consistency::Leader => read.reply.refuse(self.not_leader()),
             }
         }
@@ -226,4 +270,17 @@ impl Peer {
         let refusal = Refusal::RegionNotFound(self.region_id());
         self.reads.take_all().into_iter().for_each(|read| read.reply.refuse(refusal.clone()));
     }
+}
+
+fn timestamp_of(consistency: Consistency) -> Option<u64> {
+    match consistency {
+        Consistency::ReplicaAt(timestamp) => Some(timestamp),
+        Consistency::Leader | Consistency::Replica => None,
+    }
+}
+
+/// The timestamp behind a round's context.
+fn named_in(context: &[u8]) -> Option<u64> {
+    let timestamp = context.get(CONTEXT_BYTES..)?;
+    Some(u64::from_be_bytes(timestamp.try_into().ok()?))
 }

@@ -142,6 +142,9 @@ impl Peer {
             // entries that its snapshot stands for.
             return;
         }
+        if kind == MessageType::MsgReadIndex {
+            return self.step_read_index(message);
+        }
         let stepped = self.raft_group.step(message);
         if let Err(error) = stepped {
             debug!(self.environment.logger, "raft refuses a message"; "kind" => ?kind, "error" => %error);

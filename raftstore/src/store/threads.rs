@@ -29,7 +29,7 @@ use crate::extent::Estimate;
 use crate::message::{
     Applied, ApplyMessage, BackgroundTask, Command, LogTask, Persisted, StoreMessage, WorkerMessage,
 };
-use crate::outside::{SchedulerClient, Transport};
+use crate::outside::{ReadGuard, SchedulerClient, Transport};
 use crate::registry::LocalReader;
 use crate::reply::Refusal;
 use crate::snapshot::{self, Activity, SnapshotId};
@@ -368,6 +368,11 @@ impl StoreHandle {
     pub fn reader(&self) -> LocalReader {
         let Environment { registry, engine, clock, .. } = &self.queues.environment;
         LocalReader::new(registry.clone(), engine.clone(), clock.clone())
+    }
+
+    /// From now on reads of transactions at other replicas are prepared by `guard`. Only the first call counts.
+    pub fn guard_reads(&self, guard: Arc<dyn ReadGuard>) {
+        let _ = self.queues.environment.read_guard.set(guard);
     }
 
     /// Looks for the middle of a region, to have it cut there.
