@@ -39,7 +39,7 @@ use crate::net::scheduler_client::{Failure, SchedulerClient};
 use crate::net::timestamps::PatientTimestamps;
 use crate::raw::RawStore;
 use crate::raw::value::expiry_of;
-use crate::server::kv_service::KvService;
+use crate::server::kv_service::{KvService, Surroundings};
 use crate::server::{self, status};
 use crate::storage::ApiVersion;
 use crate::txn::TxnStore;
@@ -203,7 +203,8 @@ impl Node {
         let timestamps = PatientTimestamps::new(Arc::clone(&scheduler), logger.clone());
         let txn = transactions(&core, &identity, &config, timestamps, &raw);
         let pages = pages(&config, &vitals, &metrics);
-        let service = KvService::new(Arc::clone(&raw), txn, core.inlet());
+        let around = around(&core, &identity, &engine, &metrics, &stopping, &config);
+        let service = KvService::new(Arc::clone(&raw), txn, around);
         let servers = vec![
             spawn_server(serve_clients(&config, listeners.store, service, &metrics, &stopping)),
             spawn_server(status::serve(listeners.status, pages, told(&stopping))),
@@ -358,6 +359,28 @@ fn transactions(
     Arc::new(txn)
 }
 
+/// What a service of clients knows of its store.
+fn around(
+    core: &Core,
+    identity: &StoreIdentity,
+    engine: &Arc<RocksEngine>,
+    metrics: &Arc<Metrics>,
+    stopping: &watch::Sender<bool>,
+    config: &Config,
+) -> Surroundings {
+    Surroundings {
+        cluster_id: identity.cluster_id,
+        store_id: identity.store_id,
+        engine: Arc::clone(engine) as Arc<dyn Engine>,
+        storage: core.storage(),
+        inlet: core.inlet(),
+        reporter: core.reporter(),
+        stopping: stopping.subscribe(),
+        metrics: Arc::clone(metrics),
+        command_bytes_max: config.server.requests_in_flight_size_max.length(),
+    }
+}
+
 fn purpose(mode: Mode, config: &Config) -> Purpose {
     match mode {
         Mode::Standalone => Purpose::STANDALONE_STORE,
@@ -446,12 +469,11 @@ fn spawn_server(serving: impl Future<Output = Result<()>> + Send + 'static) -> J
 }
 
 fn pages(config: &Config, vitals: &Arc<StoreVitals>, metrics: &Arc<Metrics>) -> status::Pages {
-    let effective = serde_json::to_value(config).expect("a configuration is plain data");
     let vitals = Arc::clone(vitals);
     status::Pages {
         metrics: Arc::clone(metrics),
         status: Arc::new(move || vitals.status()),
-        config: Arc::new(effective),
+        config: Arc::new(status::config_page(config)),
     }
 }
 

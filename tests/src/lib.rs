@@ -10,21 +10,22 @@
 //! | a cluster keeps its word when its stores are killed | a story of processes | `tests/chaos.rs` |
 //! | damaged files are found and not served | a story of processes | `tests/damage.rs` |
 //! | the binary behaves: flags, messages, signals, `kill -9` | a story with a real process | `tests/processes.rs` |
+//! | many commands go through one stream | a story with a real process | `tests/wire.rs` |
 //! | strangers' requests harm nobody | a story with a real process | `tests/bad_input.rs` |
 //! | clients that were not written here work | the same, through that client | `tests/clients.rs` |
 //! | a rule of style that a machine can check | a rule | `tests/tidy.rs` |
 //!
 //! [`sim`] is a cluster in virtual time; [`lab`] lets a test drive one. [`checker`] looks at histories.
 //!
-//! The modules here serve those files: [`process`] starts the binary, [`client`] talks to it, [`power_loss`]
-//! takes its power away, [`chaos`] runs a cluster of processes, [`director`] gives its stores orders,
-//! [`proxy`] cuts
-//! the lines between them, [`damage`] harms their files, [`wait`] is the only clock. A process test costs a
-//! second and can meet a busy machine, so whatever can be shown without one is shown without one.
+//! The modules here serve those files: [`process`] starts the binary, [`client`] and [`commands`] talk to it,
+//! [`power_loss`] takes its power away, [`chaos`] runs a cluster of processes, [`director`] gives its stores orders,
+//! [`proxy`] cuts the lines between them, [`damage`] harms their files, [`wait`] is the only clock. A process test
+//! costs a second and can meet a busy machine, so whatever can be shown without one is shown without one.
 
 pub mod chaos;
 pub mod checker;
 pub mod client;
+pub mod commands;
 pub mod damage;
 pub mod director;
 pub mod lab;

@@ -157,10 +157,16 @@ async fn requests_cut_short_are_errors_to_their_sender() {
         (addresses.scheduler, "/pdpb.PD/Bootstrap"),
         (addresses.store, "/tikvpb.Tikv/RawPut"),
         (addresses.store, "/tikvpb.Tikv/RawBatchGet"),
+        (addresses.store, "/tikvpb.Tikv/BatchCommands"),
     ];
     for (address, method) in methods {
         for (story, body) in BROKEN_BODIES {
             let code = client::call_with_body(address, method, body).await;
+            // A stream of nothing is one.
+            if body.is_empty() && method.ends_with("BatchCommands") {
+                assert_eq!(code, Code::Ok, "{method} with {story}");
+                continue;
+            }
             let is_error = !matches!(code, Code::Ok | Code::Unavailable);
             assert!(is_error, "{method} with {story} was answered {code:?}");
         }

@@ -61,7 +61,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use skerry_kv::raw::value::StoredValue;
 use skerry_kv::raw::{RawLimits, RawStore};
-use skerry_kv::server::kv_service::KvService;
+use skerry_kv::server::kv_service::{KvService, Surroundings};
 use skerry_kv::storage::regions::fixed_regions;
 use skerry_kv::storage::{
     ApiVersion, LocalLimits, LocalStorage, RegionView, RequestContext, Storage,
@@ -119,7 +119,8 @@ impl Lab {
         let (shared, reads) = (storage.clone(), Arc::clone(raw.read_pool()));
         let version = ApiVersion::V1;
         let txn = TxnStore::new(shared, version, limits, Arc::new(NoScheduler), reads);
-        let service = KvService::new(Arc::new(raw), Arc::new(txn), None);
+        let bare = Surroundings::bare(StoreId::new(1), Arc::clone(&engine), storage.clone());
+        let service = KvService::new(Arc::new(raw), Arc::new(txn), bare);
         Lab { engine, storage, service, context }
     }
 

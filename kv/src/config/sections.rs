@@ -182,8 +182,8 @@ const ANSWER_COMPRESSION: &str = "`gzip` compresses answers to clients that acce
     Requests may be compressed either way.";
 const REQUEST_SIZE: &str = "The longest request; longer ones are refused before memory is reserved for \
     them. Compressed requests must fit unpacked.";
-const IN_FLIGHT: &str = "Memory for all requests above 64 KiB that are arriving or being served; further \
-    ones wait. At least `request-size-max`.";
+const IN_FLIGHT: &str = "Memory for all requests above 64 KiB that are arriving or being served, and as \
+    much again for commands that come through streams of many; further ones wait. At least `request-size-max`.";
 const STREAMS_PER_CONNECTION: &str = "Requests that one connection may have open at a time; further ones \
     wait at the client.";
 const KEEPALIVE_INTERVAL: &str = "Seconds of silence on a connection after which the server asks whether \

@@ -4,6 +4,7 @@
 //!    finds no room is dropped: the leader reports again.
 //! 2. *Splits*: a leader that wants to cut its region needs ids for the parts. They are asked for, and the cut
 //!    comes back as a command. One question a region at a time; without an answer the leader asks again.
+//!    A client may want its own cuts, and is answered when they are made.
 //! 3. *Fixed cuts*: some boundaries must exist in every cluster (those around the data of an API version). A
 //!    leader whose region still spans one is asked to cut there, whenever it reports; so they come to be
 //!    after the first start, whatever crashes.
@@ -35,9 +36,10 @@ use skerry_raftstore::reply::{Outcome, Refusal, Replies};
 use skerry_raftstore::store::threads::{StoreHandle, WeakStoreHandle};
 use slog::{Logger, debug, info};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::scheduler_client::SchedulerClient;
+use crate::storage::replicated::result_of;
 
 /// How often a command that finds the leader busy is given again, and after what pause: longer than an election
 /// takes to be followed by its first entry, shorter than anybody waits.
@@ -123,12 +125,29 @@ impl Reporter {
 
     async fn split(self: &Arc<Self>, ask: SplitAsk) {
         let SplitAsk { region, peer, keys } = ask;
+        // Without ids the region asks again; that the scheduler is away is told by the heartbeats.
+        if let Some(command) = self.split_command(&region, keys).await {
+            self.order(Order::new(&region, peer, command));
+        }
+    }
+
+    /// The command that cuts a region, with ids of the scheduler, if it gives some.
+    async fn split_command(
+        &self,
+        region: &metapb::Region,
+        keys: Vec<Bytes>,
+    ) -> Option<AdminCommand> {
         let count = u32::try_from(keys.len()).expect("a region is cut in few places");
-        let ids = match self.scheduler.ask_split(metapb::Region::clone(&region), count).await {
+        let ids = match self.scheduler.ask_split(region.clone(), count).await {
             Ok(ids) if ids.len() == keys.len() => ids,
-            Ok(_) => return debug!(self.logger, "the scheduler gave the wrong number of ids"),
-            // The region asks again; that the scheduler is away is told by the heartbeats.
-            Err(failure) => return debug!(self.logger, "no ids for a split"; "reason" => %failure),
+            Ok(_) => {
+                debug!(self.logger, "the scheduler gave the wrong number of ids");
+                return None;
+            }
+            Err(failure) => {
+                debug!(self.logger, "no ids for a split"; "reason" => %failure);
+                return None;
+            }
         };
         let part = |(split_key, ids): (Bytes, pdpb::SplitId)| SplitRequest {
             split_key,
@@ -137,8 +156,39 @@ impl Reporter {
         };
         let requests = keys.into_iter().zip(ids).map(part).collect();
         let right_derive = self.settings.right_derive;
-        let command = AdminCommand::Splits(BatchSplitRequest { requests, right_derive });
-        self.order(Order::new(&region, peer, command));
+        Some(AdminCommand::Splits(BatchSplitRequest { requests, right_derive }))
+    }
+
+    /// Cuts a region for a client, which waits for it. Answers the parts, in order.
+    pub async fn cut(
+        self: &Arc<Self>,
+        region: &metapb::Region,
+        keys: Vec<Bytes>,
+    ) -> crate::Result<Vec<Arc<metapb::Region>>> {
+        let Some(store) = self.store() else { return Err(crate::Error::Stopping) };
+        let no_ids = crate::Error::NotNow("the scheduler gives no ids for the new regions");
+        let command = self.split_command(region, keys).await.ok_or(no_ids)?;
+        let context = CommandContext {
+            region_id: region.region_id(),
+            epoch: region.epoch(),
+            ..CommandContext::default()
+        };
+        for _ in 0..ORDER_TRIES {
+            let (sender, outcome) = oneshot::channel();
+            let reply = self.replies.reply(move |outcome| drop(sender.send(outcome)));
+            let kind = CommandKind::Admin { request: command.clone(), reply };
+            store.command(Command { context, kind });
+            match outcome.await.expect("every command is answered") {
+                Outcome::Refused(Refusal::Busy(_)) => tokio::time::sleep(ORDER_PAUSE).await,
+                outcome => {
+                    let done: AdminDone = result_of(outcome)?;
+                    let parts = done.regions.clone();
+                    self.report_split(done);
+                    return Ok(parts);
+                }
+            }
+        }
+        Err(crate::Error::NotNow("the region is at another change"))
     }
 
     /// Hands a command to the replica that leads the region.

@@ -12,7 +12,8 @@
 //! 4. the room is given back when the answer is ready and the message has been consumed or, on a
 //!    stream, when the next message begins.
 //!
-//! Streams between stores are not measured: see [`BETWEEN_STORES`].
+//! Streams between stores are not measured: see [`BETWEEN_STORES`]. A stream of commands goes on with the next message
+//! while those of the last are still served, so it takes the room over ([`Room::take`]) and keeps it until they are.
 //!
 //! **Invariant.** The lengths of all long messages inside the server never exceed the budget, except
 //! that one message longer than the whole budget may be there alone.
@@ -48,6 +49,9 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 /// Calls between stores: they bound their own memory, and pass at once. Writes of clients hold room until raft has
 /// replicated them: if raft waited for that room, both would wait for ever.
 const BETWEEN_STORES: [&str; 2] = ["/tikvpb.Tikv/BatchRaft", "/tikvpb.Tikv/Snapshot"];
+
+/// The stream whose messages are served beside each other. It finds its [`Room`] among the request's extensions.
+const TAKES_ROOM_OVER: &str = "/tikvpb.Tikv/BatchCommands";
 
 /// Permits of the semaphore are this many bytes each, so that their number fits its counter.
 const BYTES_PER_PERMIT: usize = 1 << 10;
@@ -106,7 +110,10 @@ where
             return Box::pin(self.inner.call(request));
         }
         let room = Room::default();
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        if parts.uri.path() == TAKES_ROOM_OVER {
+            parts.extensions.insert(room.clone());
+        }
         let measured = MeasuredBody {
             inner: axum::body::Body::new(body).into_data_stream(),
             frames: FrameReader::default(),
@@ -152,9 +159,14 @@ impl Budget {
 
 /// The room that the present message of one request holds, shared by its body and its answer.
 #[derive(Clone, Default)]
-struct Room(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+pub struct Room(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
 
 impl Room {
+    /// The room of the message that was received last, if it is a long one: from now on the caller's to keep.
+    pub fn take(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     fn replace(&self, permit: Option<OwnedSemaphorePermit>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = permit;
     }

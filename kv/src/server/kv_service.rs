@@ -6,9 +6,10 @@
 //!    gRPC status for outcomes that nobody knows. Replies without a text of their own carry it in
 //!    the `error` of their first pair, where clients look for it.
 //!
-//! Transactional calls are the same over [`TxnStore`], in [`txn`].
+//! Transactional calls are the same over [`TxnStore`], in [`txn`]; those about regions and the store are in [`store`].
+//! All that clients may send through one stream come in by [`batch`], which calls the methods here.
 //!
-//! Calls that are not served yet answer UNIMPLEMENTED by the defaults of the generated trait. What
+//! Calls that are not served answer UNIMPLEMENTED by the defaults of the generated trait. What
 //! a call means is said in [`crate::raw`] and [`crate::txn`]; nothing is decided here.
 
 use std::sync::Arc;
@@ -16,20 +17,27 @@ use std::sync::Arc;
 use bytes::Bytes;
 use skerry_proto::kvrpcpb::*;
 use skerry_proto::raft_serverpb::{Done, SnapshotChunk};
-use skerry_proto::tikvpb::BatchRaftMessage;
 use skerry_proto::tikvpb::tikv_server::Tikv;
+use skerry_proto::tikvpb::{BatchCommandsRequest, BatchCommandsResponse, BatchRaftMessage};
+use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::net::inlet::RaftInlet;
 use crate::raw::put::spread_ttls;
 use crate::raw::{CompareAndSwap, Ordering, Put, RawStore, Scan, Swap};
+use crate::server::admission::Room;
 use crate::txn::TxnStore;
 
+mod batch;
 mod call;
+mod commands;
+mod store;
 mod txn;
 mod txn_wire;
 
 use call::{Call, finish};
+use store::StoreCalls;
+pub use store::Surroundings;
 use txn::TxnCalls;
 
 /// Serves the calls of clients. Clones share everything.
@@ -37,20 +45,23 @@ use txn::TxnCalls;
 pub struct KvService {
     raw: Arc<RawStore>,
     txn: TxnCalls,
-    /// Where other stores send raft messages; a standalone store has no others.
-    inlet: Option<RaftInlet>,
+    /// Calls about the store itself.
+    home: Arc<StoreCalls>,
+    /// The cluster that requests may name.
+    cluster_id: u64,
 }
 
 impl KvService {
-    /// Serves raw calls from `raw`, those of transactions from `txn`, and other stores by `inlet`.
-    pub fn new(raw: Arc<RawStore>, txn: Arc<TxnStore>, inlet: Option<RaftInlet>) -> KvService {
-        KvService { raw, txn: TxnCalls::new(txn), inlet }
+    /// Serves raw calls from `raw`, those of transactions from `txn`, and others for the store around them.
+    pub fn new(raw: Arc<RawStore>, txn: Arc<TxnStore>, store: Surroundings) -> KvService {
+        let cluster_id = store.cluster_id;
+        let home = Arc::new(StoreCalls::new(store, Arc::clone(&txn)));
+        KvService { raw, txn: TxnCalls::new(txn, cluster_id), home, cluster_id }
     }
 
     fn inlet(&self) -> Result<&RaftInlet, Status> {
-        self.inlet
-            .as_ref()
-            .ok_or_else(|| Status::unimplemented("a standalone store has no replicas"))
+        let inlet = self.home.inlet.as_ref();
+        inlet.ok_or_else(|| Status::unimplemented("a standalone store has no replicas"))
     }
 }
 
@@ -66,8 +77,18 @@ impl Tikv for KvService {
         self.inlet()?.snapshot(request).await
     }
 
+    async fn batch_commands(
+        &self,
+        request: Request<Streaming<BatchCommandsRequest>>,
+    ) -> Reply<BoxStream<BatchCommandsResponse>> {
+        // Admission has put it there, if there is one before this service.
+        let room = request.extensions().get::<Room>().cloned().unwrap_or_default();
+        let answers = batch::serve(self.clone(), request.into_inner(), room);
+        Ok(Response::new(Box::pin(answers)))
+    }
+
     async fn raw_get(&self, request: Request<RawGetRequest>) -> Reply<RawGetResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let got = call.read(self.raw.get(&call.context, &request.cf, &request.key)).await;
         finish(
             got,
@@ -84,7 +105,7 @@ impl Tikv for KvService {
         &self,
         request: Request<RawBatchGetRequest>,
     ) -> Reply<RawBatchGetResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let read = self.raw.batch_get(&call.context, &request.cf, request.keys);
         finish(
             call.read(read).await,
@@ -97,7 +118,7 @@ impl Tikv for KvService {
     }
 
     async fn raw_put(&self, request: Request<RawPutRequest>) -> Reply<RawPutResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let RawPutRequest { key, value, cf, ttl, for_cas, .. } = request;
         let bytes = key.len() + value.len();
         let puts = vec![Put { key, value, ttl_seconds: ttl }];
@@ -114,7 +135,7 @@ impl Tikv for KvService {
         &self,
         request: Request<RawBatchPutRequest>,
     ) -> Reply<RawBatchPutResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let RawBatchPutRequest { pairs, cf, ttl, ttls, for_cas, .. } = request;
         let bytes = pairs.iter().map(|pair| pair.key.len() + pair.value.len()).sum();
         let ordering = Ordering::from_wire(for_cas);
@@ -135,7 +156,7 @@ impl Tikv for KvService {
     }
 
     async fn raw_delete(&self, request: Request<RawDeleteRequest>) -> Reply<RawDeleteResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let RawDeleteRequest { key, cf, for_cas, .. } = request;
         let (bytes, ordering) = (key.len(), Ordering::from_wire(for_cas));
         let write = |permit| self.raw.delete(&call.context, &cf, vec![key], ordering, permit);
@@ -150,7 +171,7 @@ impl Tikv for KvService {
         &self,
         request: Request<RawBatchDeleteRequest>,
     ) -> Reply<RawBatchDeleteResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let RawBatchDeleteRequest { keys, cf, for_cas, .. } = request;
         let (bytes, ordering) = (keys.iter().map(Bytes::len).sum(), Ordering::from_wire(for_cas));
         let write = |permit| self.raw.delete(&call.context, &cf, keys, ordering, permit);
@@ -162,7 +183,7 @@ impl Tikv for KvService {
     }
 
     async fn raw_scan(&self, request: Request<RawScanRequest>) -> Reply<RawScanResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let scan = Scan {
             ranges: vec![(request.start_key, request.end_key)],
             limit: request.limit,
@@ -180,7 +201,7 @@ impl Tikv for KvService {
         &self,
         request: Request<RawBatchScanRequest>,
     ) -> Reply<RawBatchScanResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let scan = Scan {
             ranges: plain_ranges(request.ranges),
             limit: request.each_limit,
@@ -198,7 +219,7 @@ impl Tikv for KvService {
         &self,
         request: Request<RawDeleteRangeRequest>,
     ) -> Reply<RawDeleteRangeResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let RawDeleteRangeRequest { start_key, end_key, cf, .. } = request;
         let (bytes, range) = (start_key.len() + end_key.len(), (&start_key[..], &end_key[..]));
         let write = |permit| self.raw.delete_range(&call.context, &cf, range, permit);
@@ -213,7 +234,7 @@ impl Tikv for KvService {
         &self,
         request: Request<RawGetKeyTtlRequest>,
     ) -> Reply<RawGetKeyTtlResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let got = call.read(self.raw.key_ttl(&call.context, &request.cf, &request.key)).await;
         finish(
             got,
@@ -231,7 +252,7 @@ impl Tikv for KvService {
     }
 
     async fn raw_compare_and_swap(&self, request: Request<RawCasRequest>) -> Reply<RawCasResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let RawCasRequest { key, value, cf, ttl, .. } = request;
         let bytes = key.len() + value.len();
         let expected = (!request.previous_not_exist).then_some(request.previous_value);
@@ -255,7 +276,7 @@ impl Tikv for KvService {
         &self,
         request: Request<RawChecksumRequest>,
     ) -> Reply<RawChecksumResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let ranges = plain_ranges(request.ranges);
         let sum = call.read(self.raw.checksum(&call.context, request.algorithm, ranges)).await;
         finish(
@@ -366,6 +387,53 @@ impl Tikv for KvService {
         request: Request<MvccGetByStartTsRequest>,
     ) -> Reply<MvccGetByStartTsResponse> {
         self.txn.mvcc_get_by_start_ts(request).await
+    }
+
+    async fn broadcast_txn_status(
+        &self,
+        _: Request<BroadcastTxnStatusRequest>,
+    ) -> Reply<BroadcastTxnStatusResponse> {
+        // A hint, for stores that remember how transactions ended.
+        Ok(Response::new(BroadcastTxnStatusResponse {}))
+    }
+
+    async fn unsafe_destroy_range(
+        &self,
+        request: Request<UnsafeDestroyRangeRequest>,
+    ) -> Reply<UnsafeDestroyRangeResponse> {
+        self.home.unsafe_destroy_range(request).await
+    }
+
+    async fn split_region(
+        &self,
+        request: Request<SplitRegionRequest>,
+    ) -> Reply<SplitRegionResponse> {
+        self.home.split_region(request).await
+    }
+
+    async fn read_index(&self, request: Request<ReadIndexRequest>) -> Reply<ReadIndexResponse> {
+        self.home.read_index(request).await
+    }
+
+    async fn get_store_safe_ts(
+        &self,
+        _: Request<StoreSafeTsRequest>,
+    ) -> Reply<StoreSafeTsResponse> {
+        self.home.get_store_safe_ts()
+    }
+
+    async fn get_health_feedback(
+        &self,
+        _: Request<GetHealthFeedbackRequest>,
+    ) -> Reply<GetHealthFeedbackResponse> {
+        self.home.get_health_feedback()
+    }
+
+    async fn get_lock_wait_info(
+        &self,
+        _: Request<GetLockWaitInfoRequest>,
+    ) -> Reply<GetLockWaitInfoResponse> {
+        self.home.get_lock_wait_info()
     }
 }
 

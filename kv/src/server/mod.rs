@@ -3,6 +3,7 @@
 //! 1. [`listen`] binds a port, before any data is touched: a taken port costs nothing but a sentence.
 //! 2. [`serve`] runs the gRPC service. From the outside in, a request passes [`observe`] (counted),
 //!    [`admission`] (its memory is bounded) and [`kv_service`] (understood).
+//!    [`health`] says that it is there.
 //! 3. [`status`] answers `/metrics`, `/status` and `/config` over plain HTTP on a port of its own.
 //!
 //! **Invariant.** What arrives can only harm its sender: bytes that are no HTTP/2 end their connection,
@@ -14,6 +15,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skerry_proto::health::health_server::HealthServer;
 use skerry_proto::tikvpb::tikv_server::TikvServer;
 use tokio::net::TcpListener;
 use tonic::codec::CompressionEncoding;
@@ -25,11 +27,13 @@ use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 
 pub mod admission;
+pub mod health;
 pub mod kv_service;
 pub mod observe;
 pub mod status;
 
 use admission::AdmissionLayer;
+use health::Probe;
 use kv_service::KvService;
 use observe::ObserveLayer;
 
@@ -69,6 +73,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(seconds(config.keepalive_interval_s)))
         .http2_keepalive_timeout(Some(seconds(config.keepalive_timeout_s)))
         .add_service(service)
+        .add_service(HealthServer::new(Probe))
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),
             async move {

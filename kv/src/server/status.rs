@@ -14,6 +14,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 
@@ -24,8 +25,25 @@ pub struct Pages {
     pub metrics: Arc<Metrics>,
     /// Makes `/status` when it is asked for.
     pub status: Arc<dyn Fn() -> Value + Send + Sync>,
-    /// `/config`: the effective configuration, which never changes.
+    /// `/config`: the effective configuration ([`config_page`]), which never changes.
     pub config: Arc<Value>,
+}
+
+/// The effective configuration, and beside our own names those that clients and a real PD read: how regions are
+/// split, which engine this is, and that values may expire.
+pub fn config_page(config: &Config) -> Value {
+    let mut page = serde_json::to_value(config).expect("a configuration is plain data");
+    let raftstore = &config.raftstore;
+    page["coprocessor"] = json!({
+        "region-max-size": raftstore.region_size_max,
+        "region-split-size": raftstore.split_size,
+        "region-max-keys": raftstore.region_keys_max,
+        "region-split-keys": raftstore.region_keys_max / 2,
+        "enable-region-bucket": false,
+    });
+    page["storage"]["engine"] = json!("raft-kv");
+    page["storage"]["enable-ttl"] = json!(true);
+    page
 }
 
 /// Serves the pages on `listener` until `stop` is ready.

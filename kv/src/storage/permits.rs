@@ -56,6 +56,11 @@ impl Permits {
         self.lock().line.iter().filter(|waiter| !waiter.granted.is_canceled()).count()
     }
 
+    /// About how many stand in the line, without looking at each: some may have given up.
+    pub fn line_length(&self) -> usize {
+        self.lock().line.len()
+    }
+
     /// Waits for room for one request of `bytes`.
     pub async fn acquire(self: &Arc<Self>, bytes: usize) -> Permit {
         let bytes = bytes.min(self.bytes_max);

@@ -214,10 +214,7 @@ impl Error {
 
     /// That a wait would close a circle, which is not empty.
     pub fn deadlock(circle: &[Edge]) -> Result<Error> {
-        let edges = circle.iter().map(|edge| {
-            let key = edge.key.user_key()?;
-            Ok(WaitsFor { waiter: edge.waiter, holder: edge.holder, key })
-        });
+        let edges = circle.iter().map(WaitsFor::of);
         edges.collect::<Result<Vec<WaitsFor>>>().map(Error::Deadlock)
     }
 
@@ -283,7 +280,17 @@ impl WriteConflict {
     }
 }
 
+/// One who waits, for people who look.
+pub fn wait_for_entry(edge: &Edge) -> Result<skerry_proto::deadlock::WaitForEntry> {
+    WaitsFor::of(edge).map(|edge| edge.to_wire())
+}
+
 impl WaitsFor {
+    fn of(edge: &Edge) -> Result<WaitsFor> {
+        let key = edge.key.user_key()?;
+        Ok(WaitsFor { waiter: edge.waiter, holder: edge.holder, key })
+    }
+
     fn to_wire(&self) -> skerry_proto::deadlock::WaitForEntry {
         skerry_proto::deadlock::WaitForEntry {
             txn: self.waiter.get(),

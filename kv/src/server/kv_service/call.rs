@@ -44,17 +44,23 @@ pub(super) enum Refused<E = Error> {
 
 impl Call {
     /// Separates what all requests have from what this one asks. A request without a context is for
-    /// no store and is refused as such.
+    /// no store and is refused as such; one that names another cluster than this one (0: any) here.
     pub(super) fn open<T>(
+        cluster_id: u64,
         request: Request<T>,
         context_of: impl FnOnce(&T) -> &Option<kvrpcpb::Context>,
-    ) -> (Call, T) {
+    ) -> std::result::Result<(Call, T), Status> {
         let from_client = grpc_timeout(request.metadata());
         let request = request.into_inner();
         let none = kvrpcpb::Context::default();
         let wire = context_of(&request).as_ref().unwrap_or(&none);
+        let named = wire.cluster_id;
+        if named != 0 && cluster_id != 0 && named != cluster_id {
+            let reason = format!("the request is for cluster {named}, this is {cluster_id}");
+            return Err(Status::invalid_argument(reason));
+        }
         let budget = budget(from_client, wire.max_execution_duration_ms);
-        (Call { context: RequestContext::from(wire), budget }, request)
+        Ok((Call { context: RequestContext::from(wire), budget }, request))
     }
 
     /// How long a call may wait that wants to wait for so long.

@@ -17,6 +17,8 @@ use crate::storage::regions::fixed_regions;
 use crate::storage::{ApiVersion, LocalLimits, LocalStorage};
 use crate::txn::{Timestamps, TxnLimits};
 
+mod batch;
+
 /// These stories choose no timestamps.
 struct NoScheduler;
 
@@ -31,6 +33,9 @@ struct World {
     service: KvService,
     storage: Arc<LocalStorage>,
     writer: Writer,
+    raw: Arc<RawStore>,
+    txn: Arc<TxnStore>,
+    engine: Arc<MemoryEngine>,
 }
 
 impl World {
@@ -38,14 +43,25 @@ impl World {
         let regions = fixed_regions(ApiVersion::V1, StoreId::new(1), &[2, 3, 4, 5]);
         let limits = LocalLimits { pending_commands_max: 1, ..LocalLimits::default() };
         let engine = Arc::new(MemoryEngine::new());
-        let (storage, writer) = LocalStorage::by_hand(engine, StoreId::new(1), regions, limits);
+        let (storage, writer) =
+            LocalStorage::by_hand(engine.clone(), StoreId::new(1), regions, limits);
         let clock = Arc::new(ManualClock::at(1_000_000));
         let raw = RawStore::new(storage.clone(), ApiVersion::V1, clock, RawLimits::default());
         let limits = TxnLimits { key_bytes_max: 100, reply_bytes_max: 10_000 };
         let (version, reads) = (ApiVersion::V1, raw.read_pool().clone());
         let txn = TxnStore::new(storage.clone(), version, limits, Arc::new(NoScheduler), reads);
-        let service = KvService::new(Arc::new(raw), Arc::new(txn), None);
-        World { service, storage, writer }
+        let (raw, txn) = (Arc::new(raw), Arc::new(txn));
+        let bare = Surroundings::bare(StoreId::new(1), engine.clone(), storage.clone());
+        let service = KvService::new(raw.clone(), txn.clone(), bare);
+        World { service, storage, writer, raw, txn, engine }
+    }
+
+    /// Another service over the same data, in other surroundings.
+    fn service_in(&self, change: impl FnOnce(&mut Surroundings)) -> KvService {
+        let (engine, storage) = (self.engine.clone(), self.storage.clone());
+        let mut surroundings = Surroundings::bare(StoreId::new(1), engine, storage);
+        change(&mut surroundings);
+        KvService::new(self.raw.clone(), self.txn.clone(), surroundings)
     }
 
     /// Runs a write, turning the writer once it has been accepted.
@@ -246,7 +262,7 @@ async fn a_write_that_found_no_room_is_busy_and_one_that_did_is_unknown() {
 
 #[tokio::test]
 async fn a_lost_request_is_unknown_and_a_stopped_store_is_unavailable() {
-    let World { service, storage, writer } = World::new();
+    let World { service, storage, writer, .. } = World::new();
     // The queue is closed and thrown away with what was accepted: nothing else can lose a request.
     let lose = async {
         storage.stop();

@@ -43,14 +43,16 @@ const LOCK_WAIT: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(super) struct TxnCalls {
     store: Arc<TxnStore>,
+    /// The cluster that requests may name.
+    cluster_id: u64,
 }
 
 /// What became of a call.
 type Outcome<T> = std::result::Result<T, Refused<Error>>;
 
 impl TxnCalls {
-    pub(super) fn new(store: Arc<TxnStore>) -> TxnCalls {
-        TxnCalls { store }
+    pub(super) fn new(store: Arc<TxnStore>, cluster_id: u64) -> TxnCalls {
+        TxnCalls { store, cluster_id }
     }
 
     /// Runs a write whose command can be made; `bytes` is what it takes.
@@ -66,7 +68,7 @@ impl TxnCalls {
     }
 
     pub(super) async fn get(&self, request: Request<GetRequest>) -> Reply<GetResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let rules = wire::rules(&request.context, request.version);
         let read = async {
             let key = self.store.keys().key(&request.key)?;
@@ -88,7 +90,7 @@ impl TxnCalls {
         &self,
         request: Request<BatchGetRequest>,
     ) -> Reply<BatchGetResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let rules = wire::rules(&request.context, request.version);
         let read = async {
             let keys = self.store.keys().keys(&request.keys)?;
@@ -111,7 +113,7 @@ impl TxnCalls {
     }
 
     pub(super) async fn scan(&self, request: Request<ScanRequest>) -> Reply<ScanResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let command = wire::scan(request, self.store.reply_bytes_max());
         let read =
             async { pairs(self.store.read_at_length(&call.context, command).await?.found, false) };
@@ -129,7 +131,7 @@ impl TxnCalls {
         &self,
         request: Request<PrewriteRequest>,
     ) -> Reply<PrewriteResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let bytes = request.mutations.iter().map(|one| one.key.len() + one.value.len()).sum();
         let command = wire::prewrite(self.store.keys(), request);
         let written = self.write(&call, bytes, command).await;
@@ -147,7 +149,7 @@ impl TxnCalls {
         &self,
         request: Request<PessimisticLockRequest>,
     ) -> Reply<PessimisticLockResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let patience = match request.wait_timeout {
             0 => LOCK_WAIT,
             wait => Duration::from_millis(wait.max(0).unsigned_abs()),
@@ -196,7 +198,7 @@ impl TxnCalls {
         &self,
         request: Request<PessimisticRollbackRequest>,
     ) -> Reply<PessimisticRollbackResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let (start_ts, for_update_ts) =
             (Ts::from(request.start_version), Ts::from(request.for_update_ts));
         let done = if request.keys.is_empty() {
@@ -218,7 +220,7 @@ impl TxnCalls {
     }
 
     pub(super) async fn commit(&self, request: Request<CommitRequest>) -> Reply<CommitResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let (start_ts, commit_ts) =
             (Ts::from(request.start_version), Ts::from(request.commit_version));
         let keys = self.store.keys().keys(&request.keys);
@@ -234,7 +236,7 @@ impl TxnCalls {
         &self,
         request: Request<BatchRollbackRequest>,
     ) -> Reply<BatchRollbackResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let start_ts = Ts::from(request.start_version);
         let keys = self.store.keys().keys(&request.keys);
         let command = keys.map(|keys| Rollback { keys, start_ts });
@@ -250,7 +252,7 @@ impl TxnCalls {
     }
 
     pub(super) async fn cleanup(&self, request: Request<CleanupRequest>) -> Reply<CleanupResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let (start_ts, current_ts) =
             (Ts::from(request.start_version), Ts::from(request.current_ts));
         let key = self.store.keys().key(&request.key);
@@ -272,7 +274,7 @@ impl TxnCalls {
         &self,
         request: Request<TxnHeartBeatRequest>,
     ) -> Reply<TxnHeartBeatResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let command = self.store.keys().key(&request.primary_lock).map(|primary| HeartBeat {
             primary,
             start_ts: Ts::from(request.start_version),
@@ -294,7 +296,7 @@ impl TxnCalls {
         &self,
         request: Request<CheckTxnStatusRequest>,
     ) -> Reply<CheckTxnStatusResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let command = self.store.keys().key(&request.primary_key).map(|primary| CheckTxnStatus {
             primary,
             start_ts: Ts::from(request.lock_ts),
@@ -320,7 +322,7 @@ impl TxnCalls {
         &self,
         request: Request<CheckSecondaryLocksRequest>,
     ) -> Reply<CheckSecondaryLocksResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let start_ts = Ts::from(request.start_version);
         let keys = self.store.keys().keys(&request.keys);
         let command = keys.map(|keys| CheckSecondaryLocks { keys, start_ts });
@@ -340,7 +342,7 @@ impl TxnCalls {
         &self,
         request: Request<ResolveLockRequest>,
     ) -> Reply<ResolveLockResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let (start_ts, commit_ts) =
             (Ts::from(request.start_version), Ts::from(request.commit_version));
         let done = if request.keys.is_empty() {
@@ -367,7 +369,7 @@ impl TxnCalls {
         &self,
         request: Request<ScanLockRequest>,
     ) -> Reply<ScanLockResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let ScanLockRequest { max_version, start_key, end_key, limit, .. } = request;
         let command = ScanLock::new(Ts::from(max_version), start_key, end_key, limit as usize);
         let read = async {
@@ -385,7 +387,7 @@ impl TxnCalls {
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Reply<DeleteRangeResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let (start, end) = (request.start_key, request.end_key);
         let (bytes, command) = (start.len() + end.len(), DeleteRange { start, end });
         let done = if request.notify_only {
@@ -405,7 +407,7 @@ impl TxnCalls {
         &self,
         request: Request<MvccGetByKeyRequest>,
     ) -> Reply<MvccGetByKeyResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let read = async {
             let key = self.store.keys().key(&request.key)?;
             self.store.history(&call.context, &key).await
@@ -425,7 +427,7 @@ impl TxnCalls {
         &self,
         request: Request<MvccGetByStartTsRequest>,
     ) -> Reply<MvccGetByStartTsResponse> {
-        let (call, request) = Call::open(request, |request| &request.context);
+        let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let read = async {
             let found = self.store.history_of(&call.context, Ts::from(request.start_ts)).await?;
             let named = found.map(|(key, info)| Ok::<_, Error>((key.user_key()?, info)));
@@ -448,7 +450,7 @@ impl TxnCalls {
 }
 
 /// For answers that have only a text for what is about keys.
-fn in_words(refused: Refused<Error>) -> Refused {
+pub(super) fn in_words(refused: Refused<Error>) -> Refused {
     match refused {
         Refused::Late(reason) => Refused::Late(reason),
         Refused::Error(Error::Other(error)) => Refused::Error(*error),
