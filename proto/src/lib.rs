@@ -66,6 +66,12 @@ pub mod pdpb {
     include!(concat!(env!("OUT_DIR"), "/pdpb.rs"));
 }
 
+/// How the stores of a cluster collect old versions together. Our own.
+#[allow(missing_docs, clippy::all, reason = "generated; see proto/gcpb.proto")]
+pub mod gcpb {
+    include!(concat!(env!("OUT_DIR"), "/gcpb.rs"));
+}
+
 /// The service that gives a client of API version 2 the number of its keyspace; answered by the
 /// scheduler.
 #[allow(missing_docs, clippy::all, reason = "generated; see proto/keyspacepb.proto")]

@@ -16,7 +16,7 @@
 //!    [`Cluster::take_region_changes`] hands it over to be written a moment later.
 //! 3. *Decisions* ([`Cluster::bootstrap`], [`Cluster::put_store`], [`Cluster::put_settings`],
 //!    [`Cluster::allocate_ids`], [`Cluster::ask_split`], [`Cluster::next_step`], [`Cluster::tick`],
-//!    [`Cluster::raise_safe_point`] and those in [`control`], [`scatter`] and [`store_life`]) change nothing that is
+//!    and those in [`collection`], [`control`], [`scatter`] and [`store_life`]) change nothing that is
 //!    durable yet (ids are taken and operators begun, but lost ids and operators harm nobody). The
 //!    caller makes `changes` durable, hands them to [`Cluster::install`], and only then lets the answer
 //!    out. One decision at a time: the next one is asked for when the last one is installed.
@@ -52,7 +52,7 @@ use skerry_proto::types::{ClusterId, PeerId, RegionId, StoreId};
 
 use crate::balance::Balancers;
 use crate::config::SchedulerConfig;
-use crate::gc::SafePoint;
+use crate::gc::{Collection, Habit};
 use crate::ids::IdAllocator;
 use crate::keyspace::{Keyspaces, default_keyspace};
 use crate::moment::Moment;
@@ -65,6 +65,7 @@ use crate::settings::Settings;
 use crate::stores::{Liveness, Patience, StoreRecord, Stores};
 use crate::{Error, Result};
 
+pub mod collection;
 pub mod control;
 pub mod explain;
 pub mod looks;
@@ -129,7 +130,9 @@ pub struct Cluster {
     kept_learners: BTreeMap<RegionId, BTreeSet<StoreId>>,
     /// Regions whose row on disk is not what the tree says.
     unsaved: BTreeSet<RegionId>,
-    safe_point: SafePoint,
+    collection: Collection,
+    /// When old versions are collected without being asked.
+    habit: Habit,
     keyspaces: Keyspaces,
     planted: Option<Planted>,
 }
@@ -162,7 +165,8 @@ impl Cluster {
             leaving: BTreeMap::new(),
             kept_learners: BTreeMap::new(),
             unsaved: BTreeSet::new(),
-            safe_point: SafePoint::default(),
+            collection: Collection::new(now),
+            habit: config.habit(),
             keyspaces: Keyspaces::default(),
             planted: None,
         };
@@ -199,7 +203,12 @@ impl Cluster {
                 Change::IdBound(bound) => self.ids.reserved(bound),
                 // The oracle's, see tso.rs.
                 Change::TimestampLimit(_) => {}
-                Change::SafePoint(safe_point) => self.safe_point.install(safe_point),
+                Change::SafePoint(gc) => self.collection.marks.install_gc(gc),
+                Change::TxnSafePoint(txn) => self.collection.marks.install_txn(txn),
+                Change::Barrier(name, barrier) => {
+                    self.collection.marks.install_barrier(name, barrier);
+                }
+                Change::BarrierGone(name) => self.collection.marks.remove_barrier(&name),
                 Change::Keyspace(keyspace) => self.keyspaces.install(keyspace),
             }
         }
@@ -505,21 +514,7 @@ impl Cluster {
         Ok(())
     }
 
-    // ---- Safe point and keyspaces -------------------------------------------------------------------
-
-    /// Versions below it may be gone.
-    pub fn safe_point(&self) -> Result<u64> {
-        self.settings()?;
-        Ok(self.safe_point.get())
-    }
-
-    /// Raises the safe point to `wanted`, unless it is higher already; answers what it is then.
-    pub fn raise_safe_point(&self, wanted: u64) -> Result<Decision<u64>> {
-        let known = self.safe_point()?;
-        let answer = self.safe_point.raised_to(wanted);
-        let changes = if answer == known { vec![] } else { vec![Change::SafePoint(answer)] };
-        Ok(Decision { answer, changes })
-    }
+    // ---- Keyspaces ----------------------------------------------------------------------------------
 
     /// The keyspace called `name`.
     pub fn keyspace_by_name(&self, name: &str) -> Result<KeyspaceMeta> {

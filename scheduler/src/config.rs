@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use skerry_raftstore::config::{ByteSize, Knob};
 
+use crate::gc::Habit;
 use crate::settings::Settings;
 use crate::stores::Patience;
 use crate::{Error, Result};
@@ -60,6 +61,10 @@ pub struct SchedulerConfig {
     pub split_size_mib: u64,
     /// Period in which balance and patrol are looked after.
     pub schedule_interval_ms: u64,
+    /// Versions younger than this are never collected; 0: nothing is collected without being asked.
+    pub gc_life_time_ms: u64,
+    /// From one round of garbage collection to the next.
+    pub gc_interval_ms: u64,
     /// Period of the messages that keep a heartbeat stream from looking dead.
     pub keep_alive_ms: u64,
     /// Period in which changed regions are written to disk.
@@ -96,6 +101,8 @@ impl Default for SchedulerConfig {
             balance_tolerance_percent: settings.balance_tolerance_percent,
             split_size_mib: settings.split_size_mib,
             schedule_interval_ms: 100,
+            gc_life_time_ms: 600_000,
+            gc_interval_ms: 600_000,
             keep_alive_ms: 60_000,
             region_save_ms: 1_000,
             request_size_max: ByteSize::mib(64),
@@ -134,6 +141,8 @@ impl SchedulerConfig {
         within("high-space-percent", self.high_space_percent, 0..=self.low_space_percent)?;
         within("low-space-percent", self.low_space_percent, 1..=100)?;
         within("schedule-interval-ms", self.schedule_interval_ms, 10..=10_000)?;
+        within("gc-life-time-ms", self.gc_life_time_ms, 0..=365 * 86_400_000)?;
+        within("gc-interval-ms", self.gc_interval_ms, 100..=86_400_000)?;
         self.settings().validate().map_err(|error| Error::Config(format!("scheduler.{error}")))?;
         within("keep-alive-ms", self.keep_alive_ms, 10..=3_600_000)?;
         within("region-save-ms", self.region_save_ms, 10..=60_000)?;
@@ -147,6 +156,14 @@ impl SchedulerConfig {
         Patience {
             disconnected: Duration::from_millis(self.store_disconnected_ms),
             down: Duration::from_millis(self.store_down_ms),
+        }
+    }
+
+    /// When old versions are collected without being asked.
+    pub fn habit(&self) -> Habit {
+        Habit {
+            life_time: Duration::from_millis(self.gc_life_time_ms),
+            interval: Duration::from_millis(self.gc_interval_ms),
         }
     }
 
@@ -207,6 +224,8 @@ impl SchedulerConfig {
             ),
             knob("split-size-mib", default.split_size_mib.to_string(), SPLIT),
             knob("schedule-interval-ms", default.schedule_interval_ms.to_string(), INTERVAL),
+            knob("gc-life-time-ms", default.gc_life_time_ms.to_string(), GC_LIFE_TIME),
+            knob("gc-interval-ms", default.gc_interval_ms.to_string(), GC_INTERVAL),
             knob("keep-alive-ms", default.keep_alive_ms.to_string(), KEEP_ALIVE),
             knob("region-save-ms", default.region_save_ms.to_string(), SAVE),
             knob("request-size-max", quoted(default.request_size_max), REQUEST),
@@ -255,6 +274,9 @@ const TOLERANCE: &str = "Difference between stores, in percent of what they have
 const SPLIT: &str = "Size in MiB from which on the scheduler asks a store to split a region; 0 leaves it to \
     the stores, which split by sizes of their own.";
 const INTERVAL: &str = "Milliseconds between two looks at what could be moved or is late.";
+const GC_LIFE_TIME: &str = "Milliseconds for which old versions can be read, and so the longest life of a transaction. \
+    0: nothing is collected unless a client asks for it.";
+const GC_INTERVAL: &str = "Milliseconds from one round of garbage collection to the next.";
 const KEEP_ALIVE: &str =
     "Milliseconds between messages that only keep a store's heartbeat stream open.";
 const SAVE: &str = "Milliseconds between writes of what heartbeats have changed about regions. What a \

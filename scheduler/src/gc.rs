@@ -1,24 +1,66 @@
-//! The safe point of garbage collection: versions below it may be gone. Used by the cluster; stores poll
-//! it and clients raise it.
+//! Garbage collection: up to which timestamp old versions may go, what holds that back, and how far the stores are.
+//! The cluster owns it ([`crate::cluster::collection`]).
+//!
+//! * [`marks`]: the two safe points and the barriers before them. On disk: what was promised to clients.
+//! * [`round`]: what the stores are doing about it, step by step. In memory: a restart begins the round anew.
+//! * [`ranges`]: a set of keys, made of the ranges that stores report.
+//!
+//! # How old versions go
+//!
+//! ```text
+//! time ──►   ...          gc safe point      txn safe point            now
+//!            collected ───────┤                    │◄── life time ───────┤
+//!                             └── locks are being resolved ──┘
+//! ```
+//!
+//! 1. The *txn safe point* rises to `now - life time`, or as far as barriers let it, and is made durable. From now on
+//!    no transaction that began at or below it may read or lock.
+//! 2. *Announce*: stores hear of it, see that nothing is under way any more that they had let in before, and say so. A
+//!    store that is not heard of for longer than its lease serves no transactions until it hears again, so after that
+//!    time it is waited for no longer.
+//! 3. *Resolve*: leaders end the locks of such transactions in their regions, and report the ranges in which there are
+//!    none. No new ones can come, so when the ranges cover all keys, there are none anywhere: wherever regions were cut
+//!    and led meanwhile.
+//! 4. *Collect*: the *gc safe point* rises to the same timestamp, and leaders drop what no read at or above it sees.
+//!
+//! Clients that drive collection themselves raise the marks; what they raise is announced and resolved as well before
+//! anything goes.
+//!
+//! **Invariant.** No mark ever falls, and nothing is collected above the lowest barrier of the moment when its round
+//! began.
 
-/// A mark that only rises.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SafePoint(u64);
+pub mod marks;
+pub mod ranges;
+pub mod round;
 
-impl SafePoint {
-    /// The mark, a timestamp; 0 if nothing was ever collected.
-    pub fn get(self) -> u64 {
-        self.0
-    }
+pub use marks::{Barrier, BarrierName, Marks};
+pub use round::{Order, Phase, Report, Round};
 
-    /// What the mark will be after a request for `wanted`: a request below it changes nothing.
-    pub fn raised_to(self, wanted: u64) -> u64 {
-        self.0.max(wanted)
-    }
+use std::time::Duration;
 
-    /// Reports that the mark is durable at `safe_point`.
-    pub fn install(&mut self, safe_point: u64) {
-        assert!(safe_point >= self.0, "the safe point goes back from {} to {safe_point}", self.0);
-        self.0 = safe_point;
+use crate::moment::Moment;
+
+/// When a cluster collects without being asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Habit {
+    /// Versions younger than this stay; zero: nothing is collected without being asked.
+    pub life_time: Duration,
+    /// From one round to the next.
+    pub interval: Duration,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub struct Collection {
+    /// What is on disk.
+    pub marks: Marks,
+    /// What the stores are doing.
+    pub round: Round,
+}
+
+impl Collection {
+    /// Nothing was ever collected.
+    pub fn new(now: Moment) -> Collection {
+        Collection { marks: Marks::default(), round: Round::new(now) }
     }
 }

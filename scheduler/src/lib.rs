@@ -8,14 +8,14 @@
 //! | [`error`] | the one error enum, and its form on the wire | nothing |
 //! | [`moment`] | one reading of the clock, handed in with every event | nothing |
 //! | [`ids`], [`gc`], [`keyspace`], [`stores`], [`region_tree`] | one part of the state each | leaves above |
-//! | [`settings`], [`config`] | what an operator may change, what a user may set | `error`, `stores` |
+//! | [`settings`], [`config`] | what an operator may change, what a user may set | `error`, `stores`, `gc` |
 //! | [`location`] | where stores stand, by their labels | `stores`, `settings` |
 //! | [`operator`] | what is being done about a region, step by step | `region_tree` |
 //! | [`picture`], [`filter`] | what decisions see; which stores may take what, and why not | all above |
 //! | [`checkers`] | what is wrong with one region, and what to do about it | all above |
 //! | [`balance`] | what could be better although nothing is wrong | all above |
 //! | [`tso`] | timestamps | `moment` |
-//! | [`persist`] | what survives a restart: the table of keys | `error`, `settings`, `balance` |
+//! | [`persist`] | what survives a restart: the table of keys | `error`, `settings`, `balance`, `gc` |
 //! | [`cluster`] | owner of all state but timestamps: events in, answers out | all above |
 //! | [`api`] | the JSON interface over HTTP | `cluster`, `server` |
 //! | [`server`] | gRPC and HTTP on one port; makes durable what the cluster decides | everything |

@@ -5,11 +5,13 @@
 //!
 //! | key | value | written |
 //! | --- | --- | --- |
+//! | `b` kind name | a barrier before the safe points, as JSON; kind 1 is of all keyspaces | when it is set |
 //! | `c` `b` | balancers that are on, as JSON | when an operator turns one on or off |
 //! | `c` `i` | cluster id, 8 bytes | once, when the scheduler first starts |
 //! | `c` `m` | `metapb.Cluster` | at bootstrap: there is a cluster as soon as this key exists |
 //! | `c` `s` | settings of placement, as JSON | when an operator changes one |
-//! | `g` | safe point of garbage collection, 8 bytes | when it rises |
+//! | `c` `t` | txn safe point, 8 bytes | when it rises |
+//! | `g` | gc safe point, 8 bytes; the other is at least as high | when it rises |
 //! | `i` | largest id that may be used, 8 bytes | once for a batch of ids |
 //! | `k` id | `keyspacepb.KeyspaceMeta` | at bootstrap |
 //! | `r` id | `metapb.Region` | a moment after heartbeats have changed it |
@@ -39,6 +41,7 @@ use skerry_raftstore::engine::{ColumnFamily, Durability, Engine, KeyRange, Write
 
 use crate::Result;
 use crate::balance::Spec;
+use crate::gc::{Barrier, BarrierName};
 use crate::settings::Settings;
 use crate::stores::StoreTuning;
 
@@ -72,8 +75,14 @@ pub enum Change {
     IdBound(u64),
     /// Timestamps below this many milliseconds may be used.
     TimestampLimit(u64),
-    /// Versions below this timestamp may be collected.
+    /// Versions that no read at or above this timestamp sees may be collected.
     SafePoint(u64),
+    /// Transactions that began at or below this timestamp are over.
+    TxnSafePoint(u64),
+    /// A barrier stands before the safe points.
+    Barrier(BarrierName, Barrier),
+    /// It does not any more.
+    BarrierGone(BarrierName),
     /// A keyspace exists.
     Keyspace(KeyspaceMeta),
 }
@@ -133,6 +142,9 @@ fn encode(change: &Change) -> (Vec<u8>, Option<Vec<u8>>) {
         Change::IdBound(bound) => (b"i".to_vec(), number(*bound)),
         Change::TimestampLimit(limit_ms) => (b"t".to_vec(), number(*limit_ms)),
         Change::SafePoint(safe_point) => (b"g".to_vec(), number(*safe_point)),
+        Change::TxnSafePoint(safe_point) => (b"ct".to_vec(), number(*safe_point)),
+        Change::Barrier(name, barrier) => (barrier_row(name), Some(json(barrier))),
+        Change::BarrierGone(name) => (barrier_row(name), None),
         Change::Keyspace(keyspace) => {
             (row(b'k', u64::from(keyspace.id.unwrap_or_default())), Some(keyspace.encode_to_vec()))
         }
@@ -146,6 +158,7 @@ fn decode(key: &[u8], value: &[u8]) -> Result<Change> {
         b"cb" => serde_json::from_slice(value).ok().map(Change::Balancers),
         b"cm" => message(value).map(Change::Cluster),
         b"cs" => serde_json::from_slice(value).ok().map(Change::Settings),
+        b"ct" => number(value).map(Change::TxnSafePoint),
         b"i" => number(value).map(Change::IdBound),
         b"t" => number(value).map(Change::TimestampLimit),
         b"g" => number(value).map(Change::SafePoint),
@@ -160,6 +173,12 @@ fn decode(key: &[u8], value: &[u8]) -> Result<Change> {
             number(id).map(StoreId::new).zip(tuning).map(|(id, it)| Change::Tuning(id, it))
         }
         [b'k', ..] => message(value).map(Change::Keyspace),
+        [b'b', kind, name @ ..] => {
+            let name = std::str::from_utf8(name).ok().map(str::to_string);
+            let name = name.map(|name| BarrierName { is_global: *kind == 1, name });
+            let barrier = serde_json::from_slice(value).ok();
+            name.zip(barrier).map(|(name, barrier)| Change::Barrier(name, barrier))
+        }
         _ => None,
     };
     Ok(change.ok_or_else(|| EngineError::Damaged {
@@ -178,6 +197,11 @@ fn row(kind: u8, id: u64) -> Vec<u8> {
     let mut key = vec![kind];
     key.extend_from_slice(&id.to_be_bytes());
     key
+}
+
+/// The key of a barrier.
+fn barrier_row(name: &BarrierName) -> Vec<u8> {
+    [&[b'b', u8::from(name.is_global)], name.name.as_bytes()].concat()
 }
 
 fn number(value: &[u8]) -> Option<u64> {
@@ -210,11 +234,15 @@ mod tests {
             region_epoch: Some(RegionEpoch { conf_ver: 1, version: 2 }),
             peers: vec![Peer { id: 4, store_id: 2, ..Peer::default() }],
         };
+        let barrier = Barrier { ts: 7, expires_ms: None };
         vec![
+            Change::Barrier(BarrierName::of("backup"), Barrier { ts: 8, expires_ms: Some(9) }),
+            Change::Barrier(BarrierName { is_global: true, name: String::new() }, barrier),
             Change::Balancers(vec![Spec { name: Name::EvictLeader, stores: [4].into() }]),
             Change::ClusterId(ClusterId::new(u64::MAX >> 1)),
             Change::Cluster(Cluster { id: 7, max_peer_count: 3 }),
             Change::Settings(Box::new(Settings { store_limit: 7, ..Settings::default() })),
+            Change::TxnSafePoint(45),
             Change::SafePoint(44),
             Change::IdBound(2_000),
             Change::Keyspace(default_keyspace(5_000)),

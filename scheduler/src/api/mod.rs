@@ -2,7 +2,7 @@
 //! scripts and the tools of clients.
 //!
 //! 1. A request is read by the module of its first word ([`regions`], [`stores`], [`operators`], [`schedulers`],
-//!    [`settings`]; the scheduler itself is here) and checked ([`input`]).
+//!    [`settings`], [`gc`]; the scheduler itself is here) and checked ([`input`]).
 //! 2. What only looks asks the cluster; what changes something is a decision like one of gRPC: checked by the cluster,
 //!    durable, then answered.
 //! 3. Answers are [`shapes`] or sentences. A refusal says in a sentence what is wrong, and nothing has changed.
@@ -14,6 +14,7 @@
 //! **Invariant.** Nothing is formatted under the cluster's mutex but sentences, and lists of regions not on a thread
 //! that serves connections.
 
+mod gc;
 mod input;
 mod operators;
 mod regions;
@@ -62,9 +63,9 @@ pub(crate) fn router(shared: Arc<Shared>, member: Member) -> Router {
         .route("/leader", get(leader))
         .route("/cluster", get(cluster))
         .route("/cluster/status", get(cluster_status))
-        .route("/gc/safepoint", get(safe_point))
         .route("/min-resolved-ts", get(min_resolved_ts))
         .route("/min-resolved-ts/{store}", get(min_resolved_ts_of))
+        .merge(gc::router())
         .merge(regions::router())
         .merge(stores::router())
         .merge(operators::router())
@@ -166,11 +167,6 @@ async fn cluster_status(State(api): State<Api>) -> Answer<Value> {
         "is_initialized": is_initialized,
         "replication_status": "",
     })))
-}
-
-async fn safe_point(State(api): State<Api>) -> Answer<Value> {
-    let safe_point = api.shared.cluster().safe_point()?;
-    Ok(Json(json!({ "service_gc_safe_points": [], "gc_safe_point": safe_point })))
 }
 
 /// Stores do not report how far their transactions are resolved: this is how PD says so.

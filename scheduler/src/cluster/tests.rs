@@ -401,6 +401,9 @@ fn writes(changes: &[Change]) -> String {
         Change::IdBound(bound) => format!("ids up to {bound}"),
         Change::TimestampLimit(limit_ms) => format!("timestamps up to {limit_ms}"),
         Change::SafePoint(safe_point) => format!("safe point {safe_point}"),
+        Change::TxnSafePoint(safe_point) => format!("txn safe point {safe_point}"),
+        Change::Barrier(name, _) => format!("barrier {}", name.name),
+        Change::BarrierGone(name) => format!("-barrier {}", name.name),
         Change::Keyspace(keyspace) => format!("keyspace {}", keyspace.name),
     };
     let names: Vec<_> = changes.iter().map(name).collect();
@@ -516,6 +519,7 @@ fn parse_peer(text: &str) -> Peer {
     Peer { id: number(id), store_id: number(store), role: role.into() }
 }
 
+mod collection;
 mod model;
 mod placement;
 

@@ -1,5 +1,5 @@
-//! The scheduler as a service: gRPC (`pdpb.PD`, `keyspacepb.Keyspace`, and what clients expect beside them,
-//! `company.rs`) and HTTP/1.1 with JSON on one port, over the pure [`crate::cluster`] and [`crate::tso`].
+//! The scheduler as a service: gRPC (`pdpb.PD`, `keyspacepb.Keyspace`, `gcpb.Gc`, and what clients expect beside
+//! them, `company.rs`) and HTTP/1.1 with JSON on one port, over the pure [`crate::cluster`] and [`crate::tso`].
 //!
 //! # How
 //!
@@ -26,6 +26,7 @@
 //! beyond those in `placement.rs`.
 
 mod company;
+mod gc;
 mod keyspaces;
 pub(crate) mod moves;
 mod placement;
@@ -43,6 +44,7 @@ use std::time::Duration;
 use skerry_proto::etcdserverpb::cluster_server::ClusterServer;
 use skerry_proto::etcdserverpb::kv_server::KvServer;
 use skerry_proto::health::health_server::HealthServer;
+use skerry_proto::gcpb::gc_server::GcServer;
 use skerry_proto::keyspacepb::keyspace_server::KeyspaceServer;
 use skerry_proto::pdpb::pd_server::PdServer;
 use skerry_proto::types::ClusterId;
@@ -164,9 +166,11 @@ fn routes(shared: &Arc<Shared>, address: String) -> Routes {
         .accept_compressed(CompressionEncoding::Gzip);
     let company = company::Company::new(Arc::clone(shared), member.clone());
     let api = api::router(Arc::clone(shared), member);
+    let rounds = GcServer::new(gc::Rounds::new(Arc::clone(shared))).max_decoding_message_size(size);
     Routes::from(api)
         .add_service(placement)
         .add_service(keyspaces)
+        .add_service(rounds)
         .add_service(ClusterServer::new(company.clone()))
         .add_service(KvServer::new(company.clone()))
         .add_service(HealthServer::new(company))

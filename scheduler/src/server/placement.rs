@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::reply::{Reply, admit, header, reply, status};
 use super::streams::{Answers, heartbeats};
-use super::{Shared, moves};
+use super::{Shared, gc, moves};
 use crate::Error;
 use crate::cluster::Cluster;
 use crate::region_tree::RegionRecord;
@@ -403,26 +403,74 @@ impl Pd for Placement {
         &self,
         request: Request<GetGcSafePointRequest>,
     ) -> Reply<GetGcSafePointResponse> {
-        admit(&self.shared, request.get_ref().header.as_ref())?;
-        let safe_point = self.shared.cluster().safe_point();
-        reply(&self.shared, safe_point, |header, safe_point| GetGcSafePointResponse {
-            header,
-            safe_point: safe_point.unwrap_or_default(),
-        })
+        gc::get_safe_point(&self.shared, request.into_inner()).await
     }
 
     async fn update_gc_safe_point(
         &self,
         request: Request<UpdateGcSafePointRequest>,
     ) -> Reply<UpdateGcSafePointResponse> {
-        let request = request.into_inner();
-        admit(&self.shared, request.header.as_ref())?;
-        let wanted = request.safe_point;
-        let raised = self.shared.decide(|cluster, _| cluster.raise_safe_point(wanted)).await;
-        reply(&self.shared, raised, |header, safe_point| UpdateGcSafePointResponse {
-            header,
-            new_safe_point: safe_point.unwrap_or_default(),
-        })
+        gc::update_safe_point(&self.shared, request.into_inner()).await
+    }
+
+    async fn update_service_gc_safe_point(
+        &self,
+        request: Request<UpdateServiceGcSafePointRequest>,
+    ) -> Reply<UpdateServiceGcSafePointResponse> {
+        gc::update_service(&self.shared, request.into_inner()).await
+    }
+
+    async fn get_gc_state(&self, request: Request<GetGcStateRequest>) -> Reply<GetGcStateResponse> {
+        gc::get_state(&self.shared, request.into_inner()).await
+    }
+
+    async fn get_all_keyspaces_gc_states(
+        &self,
+        request: Request<GetAllKeyspacesGcStatesRequest>,
+    ) -> Reply<GetAllKeyspacesGcStatesResponse> {
+        gc::get_all_states(&self.shared, request.into_inner()).await
+    }
+
+    async fn advance_txn_safe_point(
+        &self,
+        request: Request<AdvanceTxnSafePointRequest>,
+    ) -> Reply<AdvanceTxnSafePointResponse> {
+        gc::advance_txn_safe_point(&self.shared, request.into_inner()).await
+    }
+
+    async fn advance_gc_safe_point(
+        &self,
+        request: Request<AdvanceGcSafePointRequest>,
+    ) -> Reply<AdvanceGcSafePointResponse> {
+        gc::advance_gc_safe_point(&self.shared, request.into_inner()).await
+    }
+
+    async fn set_gc_barrier(
+        &self,
+        request: Request<SetGcBarrierRequest>,
+    ) -> Reply<SetGcBarrierResponse> {
+        gc::set_barrier(&self.shared, request.into_inner()).await
+    }
+
+    async fn delete_gc_barrier(
+        &self,
+        request: Request<DeleteGcBarrierRequest>,
+    ) -> Reply<DeleteGcBarrierResponse> {
+        gc::delete_barrier(&self.shared, request.into_inner()).await
+    }
+
+    async fn set_global_gc_barrier(
+        &self,
+        request: Request<SetGlobalGcBarrierRequest>,
+    ) -> Reply<SetGlobalGcBarrierResponse> {
+        gc::set_global_barrier(&self.shared, request.into_inner()).await
+    }
+
+    async fn delete_global_gc_barrier(
+        &self,
+        request: Request<DeleteGlobalGcBarrierRequest>,
+    ) -> Reply<DeleteGlobalGcBarrierResponse> {
+        gc::delete_global_barrier(&self.shared, request.into_inner()).await
     }
 }
 

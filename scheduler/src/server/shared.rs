@@ -137,6 +137,9 @@ impl Shared {
                 Ok(false) => {}
                 Err(error) => warn!(self.logger, "nothing is decided: {}", error),
             }
+            if let Err(error) = self.decide(|cluster, now| cluster.collection_tick(now)).await {
+                warn!(self.logger, "garbage collection does not go on: {}", error);
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::needless_update, reason = "some requests have no field but the header")]
 
 mod company;
+mod collection;
 mod control;
 mod harness;
 mod http;
@@ -70,6 +71,36 @@ macro_rules! every_call {
             "UpdateGCSafePoint",
             call!($served, $header, update_gc_safe_point, UpdateGcSafePointRequest)
         );
+        $check!("GetGCState", call!($served, $header, get_gc_state, GetGcStateRequest));
+        $check!(
+            "UpdateServiceGCSafePoint",
+            call!($served, $header, update_service_gc_safe_point, UpdateServiceGcSafePointRequest)
+        );
+        $check!(
+            "GetAllKeyspacesGCStates",
+            call!($served, $header, get_all_keyspaces_gc_states, GetAllKeyspacesGcStatesRequest)
+        );
+        $check!(
+            "AdvanceTxnSafePoint",
+            call!($served, $header, advance_txn_safe_point, AdvanceTxnSafePointRequest)
+        );
+        $check!(
+            "AdvanceGCSafePoint",
+            call!($served, $header, advance_gc_safe_point, AdvanceGcSafePointRequest)
+        );
+        $check!("SetGCBarrier", call!($served, $header, set_gc_barrier, SetGcBarrierRequest));
+        $check!(
+            "DeleteGCBarrier",
+            call!($served, $header, delete_gc_barrier, DeleteGcBarrierRequest)
+        );
+        $check!(
+            "SetGlobalGCBarrier",
+            call!($served, $header, set_global_gc_barrier, SetGlobalGcBarrierRequest)
+        );
+        $check!(
+            "DeleteGlobalGCBarrier",
+            call!($served, $header, delete_global_gc_barrier, DeleteGlobalGcBarrierRequest)
+        );
     };
 }
 
@@ -124,7 +155,7 @@ async fn members_and_services_are_told_to_whoever_asks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_served_is_unimplemented() {
     let served = Served::start().await;
-    let method = call!(served, served.header(), get_gc_state, GetGcStateRequest);
+    let method = call!(served, served.header(), report_min_resolved_ts, ReportMinResolvedTsRequest);
     assert_eq!(method.expect_err("a method of a known service").code(), Code::Unimplemented);
     let mut stranger = TikvClient::connect(served.url()).await.expect("connect");
     let service = stranger.raw_get(RawGetRequest::default()).await;
