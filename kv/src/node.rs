@@ -34,11 +34,13 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::net::claim::claim;
+use crate::net::deadlocks::{Deadlocks, Telling};
 use crate::net::heartbeats::{Heartbeats, Intervals, Registration, Vitals, register};
 use crate::net::scheduler_client::{Failure, SchedulerClient};
 use crate::net::timestamps::PatientTimestamps;
 use crate::raw::RawStore;
 use crate::raw::value::expiry_of;
+use crate::server::deadlocks::{DeadlockService, IsDetector};
 use crate::server::kv_service::{KvService, Surroundings};
 use crate::server::{self, status};
 use crate::storage::ApiVersion;
@@ -190,21 +192,20 @@ impl Node {
         };
         let (identity, core, reports) = started?;
         config.storage.api_version = identity.api_version.number();
-        let raw = Arc::new(RawStore::new(
-            core.storage(),
-            identity.api_version,
-            Arc::new(SystemClock),
-            config.storage.raw_limits(),
-        ));
+        let (version, limits) = (identity.api_version, config.storage.raw_limits());
+        let raw = RawStore::new(core.storage(), version, Arc::new(SystemClock), limits);
+        let raw = Arc::new(raw);
         let vitals =
             StoreVitals::new(identity, Arc::clone(&engine), &core, &config, directory.path());
         metrics.add_source(vitals::readings(Arc::clone(&engine), &core));
 
         let timestamps = PatientTimestamps::new(Arc::clone(&scheduler), logger.clone());
-        let txn = transactions(&core, &identity, &config, timestamps, &raw);
+        let detecting = Deadlocks::start(Arc::clone(&scheduler), logger.clone());
+        let txn = transactions(&core, &identity, &config, timestamps, &raw, detecting);
         let pages = pages(&config, &vitals, &metrics);
         let around = around(&core, &identity, &engine, &metrics, &stopping, &config);
         let service = KvService::new(Arc::clone(&raw), txn, around);
+        let service = (service, DeadlockService::new(is_detector(&core), stopping.subscribe()));
         let servers = vec![
             spawn_server(serve_clients(&config, listeners.store, service, &metrics, &stopping)),
             spawn_server(status::serve(listeners.status, pages, told(&stopping))),
@@ -351,12 +352,13 @@ fn transactions(
     config: &Config,
     timestamps: Arc<PatientTimestamps>,
     raw: &RawStore,
+    detecting: Arc<Deadlocks>,
 ) -> Arc<TxnStore> {
     let (version, limits) = (identity.api_version, config.storage.txn_limits());
     let reads = Arc::clone(raw.read_pool());
-    let txn = TxnStore::new(core.storage(), version, limits, timestamps, reads);
-    core.guard_reads(txn.concurrency().clone());
-    Arc::new(txn)
+    let store = TxnStore::new(core.storage(), version, limits, timestamps, reads);
+    core.guard_reads(store.concurrency().clone());
+    Arc::new(store.detecting(Arc::new(Telling(detecting))))
 }
 
 /// What a service of clients knows of its store.
@@ -379,6 +381,20 @@ fn around(
         metrics: Arc::clone(metrics),
         command_bytes_max: config.server.requests_in_flight_size_max.length(),
     }
+}
+
+/// Whether this store looks for deadlocks: it leads the region of the empty key.
+fn is_detector(core: &Core) -> IsDetector {
+    let (storage, reporter) = (core.storage(), core.reporter());
+    let leads = move |region_id| match &reporter {
+        Some(reporter) => reporter.store().is_some_and(|store| store.led(region_id).is_some()),
+        // Nobody else does.
+        None => true,
+    };
+    Arc::new(move || {
+        let first = storage.regions().into_iter().find(|region| region.start_key.is_empty());
+        first.is_some_and(|region| leads(region.region_id()))
+    })
 }
 
 fn purpose(mode: Mode, config: &Config) -> Purpose {
@@ -441,13 +457,14 @@ async fn until_known(scheduler: &SchedulerClient, regions: &[metapb::Region]) {
 fn serve_clients(
     config: &Config,
     listener: TcpListener,
-    service: KvService,
+    service: (KvService, DeadlockService),
     metrics: &Arc<Metrics>,
     stopping: &watch::Sender<bool>,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
     let config = config.server.clone();
     let (metrics, stop) = (Arc::clone(metrics), told(stopping));
-    async move { server::serve(listener, service, &config, metrics, stop).await }
+    let (service, deadlocks) = service;
+    async move { server::serve(listener, service, deadlocks, &config, metrics, stop).await }
 }
 
 /// Ready when the store stops.

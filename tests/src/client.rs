@@ -15,7 +15,9 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use skerry_proto::pdpb::pd_client::PdClient;
-use skerry_proto::pdpb::{GetMembersRequest, GetRegionRequest, GetStoreRequest, RequestHeader};
+use skerry_proto::pdpb::{
+    GetMembersRequest, GetRegionRequest, GetStoreRequest, RequestHeader, SplitRegionsRequest,
+};
 use skerry_proto::tikvpb::tikv_client::TikvClient;
 use skerry_proto::{errorpb, kvrpcpb, metapb};
 use tonic::body::Body;
@@ -92,6 +94,51 @@ pub async fn cluster_id(scheduler: &mut PdClient<Channel>) -> Answer<u64> {
     Ok(members.header.unwrap_or_default().cluster_id)
 }
 
+/// The store that leads the region of a key, and what every request to that region carries.
+#[derive(Clone, Debug)]
+pub struct Leader {
+    /// Its bare service.
+    pub store: TikvClient<Channel>,
+    /// The region as the scheduler knows it.
+    pub context: kvrpcpb::Context,
+}
+
+impl Leader {
+    /// Of a key as transactions, and raw requests of API V2, write it; found through the scheduler at `address`.
+    pub async fn of(address: SocketAddr, key: &[u8], api_version: ApiVersion) -> Answer<Leader> {
+        let region_key = Bytes::from(skerry_proto::codec::encode_bytes(key));
+        let mut scheduler = scheduler(address);
+        let cluster_id = cluster_id(&mut scheduler).await?;
+        let header = Some(RequestHeader { cluster_id, ..RequestHeader::default() });
+        let question = GetRegionRequest { header: header.clone(), region_key };
+        let found = scheduler.get_region(question).await?.into_inner();
+        let region = found.region.ok_or_else(|| refused("the scheduler knows no region"))?;
+        let leader = found.leader.ok_or_else(|| refused("the region has no leader"))?;
+        let question = GetStoreRequest { header, store_id: leader.store_id };
+        let found = scheduler.get_store(question).await?.into_inner();
+        let home = found.store.ok_or_else(|| refused("the scheduler knows no such store"))?;
+        let context = context_of(&region, leader, api_version);
+        Ok(Leader { store: store(home.address), context })
+    }
+
+    /// The store that leads.
+    pub fn store_id(&self) -> u64 {
+        self.context.peer.map_or(0, |peer| peer.store_id)
+    }
+}
+
+/// Cuts the regions at these keys, as transactions write them, and waits until it is done.
+pub async fn cut(address: SocketAddr, keys: &[&str]) -> Answer<()> {
+    let mut scheduler = scheduler(address);
+    let cluster_id = cluster_id(&mut scheduler).await?;
+    let header = Some(RequestHeader { cluster_id, ..RequestHeader::default() });
+    let encoded = |key: &&str| Bytes::from(skerry_proto::codec::encode_bytes(key.as_bytes()));
+    let split_keys = keys.iter().map(encoded).collect();
+    let request = SplitRegionsRequest { header, split_keys, retry_limit: 10 };
+    let done = scheduler.split_regions(request).await?.into_inner();
+    if done.finished_percentage == 100 { Ok(()) } else { Err(refused("not all is cut")) }
+}
+
 /// Raw pairs of one region: every key in use of an API V1 cluster, or the keyspace DEFAULT of a V2 one.
 #[derive(Clone, Debug)]
 pub struct RawClient {
@@ -105,20 +152,8 @@ impl RawClient {
     pub async fn connect(address: SocketAddr, api_version: ApiVersion) -> Answer<RawClient> {
         let prefix = if api_version == ApiVersion::V2 { DEFAULT_KEYSPACE } else { b"" };
         // V2 regions are cut at encoded keys; the first region of V1 holds any key in use.
-        let region_key = skerry_proto::codec::encode_bytes(prefix);
-        let mut scheduler = scheduler(address);
-        let cluster_id = cluster_id(&mut scheduler).await?;
-        let header = Some(RequestHeader { cluster_id, ..RequestHeader::default() });
-        let question =
-            GetRegionRequest { header: header.clone(), region_key: Bytes::from(region_key) };
-        let found = scheduler.get_region(question).await?.into_inner();
-        let region = found.region.ok_or_else(|| refused("the scheduler knows no region"))?;
-        let leader = found.leader.ok_or_else(|| refused("the region has no leader"))?;
-        let question = GetStoreRequest { header, store_id: leader.store_id };
-        let found = scheduler.get_store(question).await?.into_inner();
-        let home = found.store.ok_or_else(|| refused("the scheduler knows no such store"))?;
-        let context = context_of(&region, leader, api_version);
-        Ok(RawClient { store: store(home.address), context, prefix })
+        let Leader { store, context } = Leader::of(address, prefix, api_version).await?;
+        Ok(RawClient { store, context, prefix })
     }
 
     /// What every request to the region carries.

@@ -5,6 +5,7 @@
 //! | [`scheduler_client`] | calls to the scheduler |
 //! | [`claim`] | makes a replicated store known before it begins, and finds copies of a directory |
 //! | [`heartbeats`] | tells the scheduler that the store lives, and which regions it leads |
+//! | [`deadlocks`] | tells the deadlock detector of the cluster who waits here |
 //! | [`reporter`] | what raftstore tells the scheduler, and what the scheduler wants of regions |
 //! | [`resolver`] | where other stores are |
 //! | [`timestamps`] | timestamps for whoever cannot go on without one |
@@ -13,6 +14,7 @@
 //! | [`snapshots`] | snapshots, both ways |
 
 pub mod claim;
+pub mod deadlocks;
 pub mod heartbeats;
 pub mod inlet;
 pub mod reporter;

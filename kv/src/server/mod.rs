@@ -3,7 +3,7 @@
 //! 1. [`listen`] binds a port, before any data is touched: a taken port costs nothing but a sentence.
 //! 2. [`serve`] runs the gRPC service. From the outside in, a request passes [`observe`] (counted),
 //!    [`admission`] (its memory is bounded) and [`kv_service`] (understood).
-//!    [`health`] says that it is there.
+//!    [`health`] says that it is there, and [`deadlocks`] hears which transactions of all stores wait for which.
 //! 3. [`status`] answers `/metrics`, `/status` and `/config` over plain HTTP on a port of its own.
 //!
 //! **Invariant.** What arrives can only harm its sender: bytes that are no HTTP/2 end their connection,
@@ -15,6 +15,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skerry_proto::deadlock::deadlock_server::DeadlockServer;
 use skerry_proto::health::health_server::HealthServer;
 use skerry_proto::tikvpb::tikv_server::TikvServer;
 use tokio::net::TcpListener;
@@ -27,15 +28,20 @@ use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 
 pub mod admission;
+pub mod deadlocks;
 pub mod health;
 pub mod kv_service;
 pub mod observe;
 pub mod status;
 
 use admission::AdmissionLayer;
+use deadlocks::DeadlockService;
 use health::Probe;
 use kv_service::KvService;
 use observe::ObserveLayer;
+
+/// The longest message about a wait: a key, and what a client says about its request.
+const WAIT_BYTES_MAX: usize = 128 << 10;
 
 /// Binds `address`. `flag` is the one that changes it, with what else helps: it ends the sentence that says
 /// why the address cannot be bound.
@@ -54,6 +60,7 @@ pub async fn listen(address: &str, flag: &str) -> Result<TcpListener> {
 pub async fn serve(
     listener: TcpListener,
     service: KvService,
+    deadlocks: DeadlockService,
     config: &ServerConfig,
     metrics: Arc<Metrics>,
     stop: impl Future<Output = ()> + Send,
@@ -74,6 +81,7 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(seconds(config.keepalive_timeout_s)))
         .add_service(service)
         .add_service(HealthServer::new(Probe))
+        .add_service(DeadlockServer::new(deadlocks).max_decoding_message_size(WAIT_BYTES_MAX))
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),
             async move {

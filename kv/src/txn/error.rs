@@ -176,6 +176,10 @@ pub struct WaitsFor {
     pub holder: Ts,
     /// On this key.
     pub key: Bytes,
+    /// Of the waiting request.
+    pub tag: Bytes,
+    /// For how long it has been waiting, as far as is known.
+    pub waited_ms: u64,
 }
 
 /// See [`Error::AssertionFailed`].
@@ -287,8 +291,14 @@ pub fn wait_for_entry(edge: &Edge) -> Result<skerry_proto::deadlock::WaitForEntr
 
 impl WaitsFor {
     fn of(edge: &Edge) -> Result<WaitsFor> {
-        let key = edge.key.user_key()?;
-        Ok(WaitsFor { waiter: edge.waiter, holder: edge.holder, key })
+        let (key, tag) = (edge.key.user_key()?, edge.tag.clone());
+        Ok(WaitsFor {
+            waiter: edge.waiter,
+            holder: edge.holder,
+            key,
+            tag,
+            waited_ms: edge.waited_ms,
+        })
     }
 
     fn to_wire(&self) -> skerry_proto::deadlock::WaitForEntry {
@@ -297,7 +307,8 @@ impl WaitsFor {
             wait_for_txn: self.holder.get(),
             key_hash: key_hash(&self.key),
             key: self.key.clone(),
-            ..Default::default()
+            resource_group_tag: self.tag.clone(),
+            wait_time: self.waited_ms,
         }
     }
 }
@@ -316,7 +327,7 @@ fn deadlock_to_wire(circle: &[WaitsFor]) -> kvrpcpb::Deadlock {
 }
 
 /// By which clients tell keys of a deadlock apart; they compute none themselves.
-fn key_hash(key: &[u8]) -> u64 {
+pub fn key_hash(key: &[u8]) -> u64 {
     let mut digest = crc64fast::Digest::new();
     digest.write(key);
     digest.sum64()

@@ -36,6 +36,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use skerry_proto::kvrpcpb::MvccInfo;
 use skerry_proto::types::{Term, Ts};
 use skerry_raftstore::engine::WriteBatch;
@@ -46,7 +47,7 @@ use super::error::{Error, Result};
 use super::form::TxnKeys;
 use super::freshness::{Freshness, Reign, Timestamps};
 use super::history;
-use super::lock_waits::{Edge, LockWait, LockWaits, Turn};
+use super::lock_waits::{Detecting, Edge, LockWait, LockWaits, Turn};
 use super::pessimistic_lock::{KeyLocked, PessimisticLock, PessimisticLocked};
 use super::{Effect, ReadCommand, Released, Steps, WriteCommand};
 use crate::mvcc::Key;
@@ -67,6 +68,8 @@ pub struct TxnStore {
     concurrency: Arc<Concurrency>,
     freshness: Freshness,
     waits: Arc<LockWaits>,
+    /// Looks for deadlocks over several stores, if there are others.
+    detecting: Option<Arc<dyn Detecting>>,
     reads: Arc<ReadPool>,
 }
 
@@ -109,8 +112,14 @@ impl TxnStore {
             concurrency: Concurrency::new(),
             freshness: Freshness::new(timestamps),
             waits: LockWaits::new(),
+            detecting: None,
             reads,
         }
+    }
+
+    /// The same with somebody who looks for deadlocks that this store does not see alone.
+    pub fn detecting(self, detecting: Arc<dyn Detecting>) -> TxnStore {
+        TxnStore { detecting: Some(detecting), ..self }
     }
 
     /// The form of keys.
@@ -203,6 +212,18 @@ impl TxnStore {
         turn: Option<Turn>,
         permit: Permit,
     ) -> Result<Locking> {
+        self.lock_tagged(context, command, &Bytes::new(), turn, permit).await
+    }
+
+    /// The same with what the client wants to read about the request in the chain of a deadlock.
+    pub async fn lock_tagged(
+        &self,
+        context: &RequestContext,
+        command: &PessimisticLock,
+        tag: &Bytes,
+        turn: Option<Turn>,
+        permit: Permit,
+    ) -> Result<Locking> {
         let Decided { effect, term, latch } = self.decide(context, command).await?;
         let Effect { batch, answer, published, released } = effect;
         let (key, lock) = match answer {
@@ -217,9 +238,14 @@ impl TxnStore {
             }
             PessimisticLocked::Wait { key, lock } => (key, lock),
         };
-        let wait = match self.waits.join(&key, lock.start_ts, command.start_ts) {
+        let waiter = command.start_ts;
+        let wait = match self.waits.join(&key, lock.start_ts, waiter, tag) {
             Ok(wait) => wait,
             Err(circle) => return Err(Error::deadlock(&circle)?),
+        };
+        let wait = match &self.detecting {
+            Some(detecting) => wait.watched(&**detecting, waiter, &key, tag),
+            None => wait,
         };
         drop(latch);
         if let Some(turn) = turn.filter(|turn| turn.key() == Some(&key)) {

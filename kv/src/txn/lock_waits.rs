@@ -10,16 +10,21 @@
 //! # Deadlocks
 //!
 //! Lines are also a graph: each waiter waits for the transaction that has the key. A wait that would close a circle is
-//! refused with the whole circle. What this does not find ends by time-out: circles over several stores, and those
-//! that close because a lock changes hands.
+//! refused with the whole circle. What this does not find - circles over several stores, and those that close because
+//! a lock changes hands - somebody may look for who hears of the waits of all stores ([`Detecting`],
+//! [`super::deadlock`]): a wait ends with its turn or with a circle ([`LockWait::turn_or_circle`]).
 //!
 //! **Invariant.** A waiter is in its line or has had its turn sent. A turn is kept, or dropped and passed on.
 //!
 //! What it does not do: it has no clock. Whoever waits decides for how long, and leaves the line by dropping its wait.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
+use bytes::Bytes;
 use futures_channel::oneshot;
 use skerry_proto::types::Ts;
 
@@ -38,8 +43,8 @@ struct Lines {
     /// Numbers the waits; never used twice.
     next_ticket: u64,
     by_key: BTreeMap<Key, Line>,
-    /// Where a transaction waits. It may wait at many keys.
-    places: BTreeMap<(Ts, u64), Key>,
+    /// Where a transaction waits, and the tag of its request. It may wait at many keys.
+    places: BTreeMap<(Ts, u64), (Key, Bytes)>,
 }
 
 struct Line {
@@ -58,6 +63,10 @@ pub struct Edge {
     pub holder: Ts,
     /// On this key.
     pub key: Key,
+    /// What the client of the waiting transaction has given with its request: people tell statements apart by it.
+    pub tag: Bytes,
+    /// For how long it has been waiting, as far as is known.
+    pub waited_ms: u64,
 }
 
 impl LockWaits {
@@ -73,13 +82,17 @@ impl LockWaits {
         key: &Key,
         holder: Ts,
         waiter: Ts,
+        tag: &Bytes,
     ) -> std::result::Result<LockWait, Vec<Edge>> {
         let mut lines = self.lock();
         if let Some(line) = lines.by_key.get_mut(key) {
             line.holder = holder;
         }
         if let Some(mut back) = lines.path(holder, waiter) {
-            back.insert(0, Edge { waiter, holder, key: key.clone() });
+            back.insert(
+                0,
+                Edge { waiter, holder, key: key.clone(), tag: tag.clone(), waited_ms: 0 },
+            );
             return Err(back);
         }
         let place = (waiter, lines.next_ticket);
@@ -88,9 +101,9 @@ impl LockWaits {
         let line = lines.by_key.entry(key.clone());
         let line = line.or_insert_with(|| Line { holder, waiters: BTreeMap::new() });
         line.waiters.insert(place, sender);
-        lines.places.insert(place, key.clone());
+        lines.places.insert(place, (key.clone(), tag.clone()));
         drop(lines);
-        Ok(LockWait { turn, _place: Place { waits: self.clone(), place } })
+        Ok(LockWait { turn, watch: None, _place: Place { waits: self.clone(), place } })
     }
 
     /// Gives the oldest in the line of `key` its turn: the lock is gone.
@@ -109,11 +122,16 @@ impl LockWaits {
     /// Who waits for whom now, by age of the waiter.
     pub fn edges(&self) -> Vec<Edge> {
         let lines = self.lock();
-        let edge = |(&(waiter, _), key): (&(Ts, u64), &Key)| {
+        let edge = |(&(waiter, _), (key, tag)): (&(Ts, u64), &(Key, Bytes))| {
             let holder = lines.by_key[key].holder;
-            Edge { waiter, holder, key: key.clone() }
+            Edge { waiter, holder, key: key.clone(), tag: tag.clone(), waited_ms: 0 }
         };
         lines.places.iter().map(edge).collect()
+    }
+
+    /// Who has the key for which others stand in line.
+    fn holder(&self, key: &Key) -> Option<Ts> {
+        self.lock().by_key.get(key).map(|line| line.holder)
     }
 
     /// How many requests wait.
@@ -129,7 +147,7 @@ impl LockWaits {
 impl Lines {
     /// Takes a waiter out of its line.
     fn leave(&mut self, place: (Ts, u64)) -> Option<oneshot::Sender<Turn>> {
-        let key = self.places.remove(&place)?;
+        let (key, _) = self.places.remove(&place)?;
         let line = self.by_key.get_mut(&key).expect("whoever has a place stands in its line");
         let sender = line.waiters.remove(&place);
         if line.waiters.is_empty() {
@@ -144,12 +162,15 @@ impl Lines {
         let mut reached: BTreeMap<Ts, Edge> = BTreeMap::new();
         let mut next = VecDeque::from([from]);
         while let Some(waiter) = next.pop_front() {
-            for key in self.places.range((waiter, 0)..=(waiter, u64::MAX)).map(|(_, key)| key) {
+            for (key, tag) in
+                self.places.range((waiter, 0)..=(waiter, u64::MAX)).map(|(_, place)| place)
+            {
                 let holder = self.by_key[key].holder;
                 if holder == from || reached.contains_key(&holder) {
                     continue;
                 }
-                reached.insert(holder, Edge { waiter, holder, key: key.clone() });
+                let (key, tag) = (key.clone(), tag.clone());
+                reached.insert(holder, Edge { waiter, holder, key, tag, waited_ms: 0 });
                 next.push_back(holder);
             }
         }
@@ -161,18 +182,78 @@ impl Lines {
     }
 }
 
+/// Looks for circles that no store sees alone.
+pub trait Detecting: Send + Sync {
+    /// Ready only if the waiter waits for itself, with the circle, as [`LockWaits::join`] tells it. Dropped when the
+    /// wait ends.
+    fn watch(&self, waiting: Waiting) -> Watch;
+}
+
+/// See [`Detecting::watch`].
+pub type Watch = Pin<Box<dyn Future<Output = Vec<Edge>> + Send>>;
+
+/// A wait, for whoever watches it.
+#[derive(Clone)]
+pub struct Waiting {
+    /// The transaction that waits.
+    pub waiter: Ts,
+    /// For this key.
+    pub key: Key,
+    /// Of its request.
+    pub tag: Bytes,
+    waits: Arc<LockWaits>,
+}
+
+impl Waiting {
+    /// For whom it waits now; nothing if it does no more.
+    pub fn holder(&self) -> Option<Ts> {
+        self.waits.holder(&self.key)
+    }
+}
+
 /// A place in the line of a key, given up on drop.
 pub struct LockWait {
     turn: oneshot::Receiver<Turn>,
+    watch: Option<Watch>,
     _place: Place,
 }
 
 impl LockWait {
+    /// The same, watched.
+    pub fn watched(
+        self,
+        detecting: &dyn Detecting,
+        waiter: Ts,
+        key: &Key,
+        tag: &Bytes,
+    ) -> LockWait {
+        let waits = self._place.waits.clone();
+        let waiting = Waiting { waiter, key: key.clone(), tag: tag.clone(), waits };
+        LockWait { watch: Some(detecting.watch(waiting)), ..self }
+    }
+
+    /// Waits for the turn, or until it turns out that it would never come.
+    pub async fn turn_or_circle(mut self) -> std::result::Result<Turn, Vec<Edge>> {
+        poll_fn(|task| {
+            // First the turn: a circle that is open again is none.
+            if let Poll::Ready(turn) = Pin::new(&mut self.turn).poll(task) {
+                return Poll::Ready(Ok(turn.expect(LEAVES)));
+            }
+            match self.watch.as_mut().map(|watch| watch.as_mut().poll(task)) {
+                Some(Poll::Ready(circle)) => Poll::Ready(Err(circle)),
+                _ => Poll::Pending,
+            }
+        })
+        .await
+    }
+
     /// Waits for the turn.
     pub async fn turn(self) -> Turn {
-        self.turn.await.expect("a waiter leaves its line with its turn, or by giving this up")
+        self.turn.await.expect(LEAVES)
     }
 }
+
+const LEAVES: &str = "a waiter leaves its line with its turn, or by giving this up";
 
 struct Place {
     waits: Arc<LockWaits>,
@@ -218,25 +299,24 @@ impl Drop for Turn {
 
 #[cfg(test)]
 mod tests {
-    use std::future::Future;
-    use std::pin::{Pin, pin};
-    use std::task::{Context, Poll, Waker};
+    use std::pin::pin;
+    use std::task::{Context, Waker};
 
     use super::*;
 
-    type Waiting = Pin<Box<dyn Future<Output = Turn>>>;
+    type Going = Pin<Box<dyn Future<Output = Turn>>>;
 
     fn key(user: &str) -> Key {
         Key::of(user.as_bytes())
     }
 
-    fn wait(waits: &Arc<LockWaits>, user: &str, holder: u64, waiter: u64) -> Waiting {
-        let joined = waits.join(&key(user), Ts::from(holder), Ts::from(waiter));
+    fn wait(waits: &Arc<LockWaits>, user: &str, holder: u64, waiter: u64) -> Going {
+        let joined = waits.join(&key(user), Ts::from(holder), Ts::from(waiter), &Bytes::new());
         let Ok(wait) = joined else { panic!("{waiter} closes a circle") };
         Box::pin(wait.turn())
     }
 
-    fn poll(waiting: &mut Waiting) -> Option<Turn> {
+    fn poll(waiting: &mut Going) -> Option<Turn> {
         match pin!(waiting).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(turn) => Some(turn),
             Poll::Pending => None,
@@ -275,7 +355,8 @@ mod tests {
         let waits = LockWaits::new();
         let _first = wait(&waits, "b", 2, 1);
         let second = wait(&waits, "c", 3, 2);
-        let Err(circle) = waits.join(&key("a"), Ts::from(1), Ts::from(3)) else {
+        let tag = Bytes::from("statement");
+        let Err(circle) = waits.join(&key("a"), Ts::from(1), Ts::from(3), &tag) else {
             panic!("3 waits for 1 waits for 2 waits for 3");
         };
         let told: Vec<_> = circle
@@ -283,8 +364,38 @@ mod tests {
             .map(|edge| (edge.waiter.get(), edge.holder.get(), edge.key.clone()))
             .collect();
         assert_eq!(told, [(3, 1, key("a")), (1, 2, key("b")), (2, 3, key("c"))]);
+        assert_eq!(circle[0].tag, tag);
         drop(second);
-        assert!(waits.join(&key("a"), Ts::from(1), Ts::from(3)).is_ok(), "the circle is open");
+        assert!(
+            waits.join(&key("a"), Ts::from(1), Ts::from(3), &tag).is_ok(),
+            "the circle is open"
+        );
+    }
+
+    /// Says what it was told to.
+    struct Found(Vec<Edge>);
+
+    impl Detecting for Found {
+        fn watch(&self, waiting: Waiting) -> Watch {
+            assert_eq!(waiting.holder(), Some(Ts::from(10)));
+            let circle = self.0.clone();
+            Box::pin(async { circle })
+        }
+    }
+
+    #[test]
+    fn a_wait_ends_with_a_circle_that_others_have_found() {
+        let waits = LockWaits::new();
+        let (waiter, tag) = (Ts::from(20), Bytes::new());
+        let joined = waits.join(&key("k"), Ts::from(10), waiter, &tag);
+        let Ok(wait) = joined else { panic!("there is no circle here") };
+        let edge =
+            Edge { waiter, holder: Ts::from(10), key: key("k"), tag: tag.clone(), waited_ms: 7 };
+        let watched = wait.watched(&Found(vec![edge.clone()]), waiter, &key("k"), &tag);
+        let ended = pin!(watched.turn_or_circle()).poll(&mut Context::from_waker(Waker::noop()));
+        let Poll::Ready(Err(circle)) = ended else { panic!("it waits for itself") };
+        assert_eq!(circle, [edge]);
+        assert_eq!(waits.waiting(), 0, "it has left its line");
     }
 
     #[test]
@@ -293,7 +404,7 @@ mod tests {
         let (mut old, _young) = (wait(&waits, "k", 10, 20), wait(&waits, "k", 10, 30));
         waits.wake(&key("k"));
         poll(&mut old).expect("its turn").keep(Ts::from(20));
-        let circle = waits.join(&key("other"), Ts::from(30), Ts::from(20));
+        let circle = waits.join(&key("other"), Ts::from(30), Ts::from(20), &Bytes::new());
         assert!(circle.is_err(), "30 waits for 20 now");
     }
 }

@@ -38,7 +38,8 @@
 //! second time, or refuses.
 //!
 //! What a command does not do: it waits for nobody, takes no latches, proposes nothing, and knows no clock: all
-//! timestamps come with it. Latches and waiting are the executor's, with [`freshness`] and [`lock_waits`] beside it.
+//! timestamps come with it. Latches and waiting are the executor's, with [`freshness`],
+//! [`lock_waits`] and [`deadlock`] beside it.
 
 use std::sync::Arc;
 
@@ -55,6 +56,7 @@ pub mod check_secondary_locks;
 pub mod check_txn_status;
 pub mod commit;
 pub mod concurrency;
+pub mod deadlock;
 pub mod delete_range;
 mod endings;
 pub mod error;

@@ -43,8 +43,8 @@ use std::time::Duration;
 
 use skerry_proto::etcdserverpb::cluster_server::ClusterServer;
 use skerry_proto::etcdserverpb::kv_server::KvServer;
-use skerry_proto::health::health_server::HealthServer;
 use skerry_proto::gcpb::gc_server::GcServer;
+use skerry_proto::health::health_server::HealthServer;
 use skerry_proto::keyspacepb::keyspace_server::KeyspaceServer;
 use skerry_proto::pdpb::pd_server::PdServer;
 use skerry_proto::types::ClusterId;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use skerry_proto::kvrpcpb::*;
 use skerry_proto::types::Ts;
+use skerry_raftstore::time::{Clock, SystemClock};
 use tonic::Request;
 
 use super::Reply;
@@ -154,9 +155,12 @@ impl TxnCalls {
             0 => LOCK_WAIT,
             wait => Duration::from_millis(wait.max(0).unsigned_abs()),
         };
+        let tag = request.context.as_ref().map(|context| context.resource_group_tag.clone());
+        let mut holding = Holding::default();
         let locked = match wire::pessimistic_lock(self.store.keys(), request) {
             Ok(command) => {
-                let results = self.lock(&call, &command, patience).await;
+                let tag = tag.unwrap_or_default();
+                let results = self.lock(&call, &command, &tag, patience, &mut holding).await;
                 results.map(|results| locked_to_wire(&command, results))
             }
             Err(error) => Err(Refused::Error(error)),
@@ -165,7 +169,7 @@ impl TxnCalls {
             locked,
             |response| response,
             |region_error, error| {
-                let errors = error.into_iter().collect();
+                let errors = error.into_iter().map(|error| holding.told(error)).collect();
                 PessimisticLockResponse { region_error, errors, ..Default::default() }
             },
         )
@@ -176,20 +180,32 @@ impl TxnCalls {
         &self,
         call: &Call,
         command: &PessimisticLock,
+        tag: &bytes::Bytes,
         patience: Duration,
+        holding: &mut Holding,
     ) -> Outcome<Vec<KeyLocked>> {
         let bytes = command.keys.iter().map(|(key, _)| key.as_bytes().len()).sum();
         let mut patience = pin!(tokio::time::sleep(call.at_most(patience)));
         let mut turn = None;
         loop {
-            let lock = |permit| self.store.lock(&call.context, command, turn.take(), permit);
+            let lock =
+                |permit| self.store.lock_tagged(&call.context, command, tag, turn.take(), permit);
             match call.write(self.store.permits(), bytes, lock).await? {
                 Locking::Done(results) => return Ok(results),
-                Locking::Wait { wait, locked } => tokio::select! {
-                    biased;
-                    next = wait.turn() => turn = Some(next),
-                    () = &mut patience => return Err(Refused::Error(locked)),
-                },
+                Locking::Wait { wait, locked } => {
+                    holding.note(&locked);
+                    tokio::select! {
+                        biased;
+                        next = wait.turn_or_circle() => match next {
+                            Ok(next) => turn = Some(next),
+                            Err(circle) => {
+                                let error = Error::deadlock(&circle);
+                                return Err(Refused::Error(error.unwrap_or_else(|error| error)));
+                            }
+                        },
+                        () = &mut patience => return Err(Refused::Error(locked)),
+                    }
+                }
             }
         }
     }
@@ -446,6 +462,35 @@ impl TxnCalls {
                 ..Default::default()
             },
         )
+    }
+}
+
+/// Since when a lock has been seen in the way of a request that waits. Clients leave a lock alone for a moment that was
+/// taken or renewed just now.
+#[derive(Default)]
+struct Holding {
+    seen: Option<(Ts, Duration)>,
+}
+
+impl Holding {
+    /// The lock of this error is in the way.
+    fn note(&mut self, locked: &Error) {
+        if let Error::Locked { lock, .. } = locked
+            && self.seen.is_none_or(|(holder, _)| holder != lock.start_ts)
+        {
+            self.seen = Some((lock.start_ts, SystemClock.monotonic()));
+        }
+    }
+
+    /// Says so in the answer, if that is about the same lock.
+    fn told(&self, mut error: KeyError) -> KeyError {
+        if let (Some(locked), Some((holder, since))) = (&mut error.locked, self.seen)
+            && locked.lock_version == holder.get()
+        {
+            let lasting = SystemClock.monotonic().saturating_sub(since).as_millis();
+            locked.duration_to_last_update_ms = u64::try_from(lasting).unwrap_or(u64::MAX);
+        }
+        error
     }
 }
 

@@ -3,8 +3,8 @@
 
 #![allow(clippy::needless_update, reason = "some requests have no field but the header")]
 
-mod company;
 mod collection;
+mod company;
 mod control;
 mod harness;
 mod http;

@@ -1,0 +1,147 @@
+//! `deadlock.Deadlock`: the detector's end of the streams on which stores tell who waits for whom
+//! ([`crate::txn::deadlock`]).
+//!
+//! Every store serves it, and is the detector for as long as it leads the region of the empty key. One that does not
+//! refuses and forgets what it knew: its successor hears it anew.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use skerry_proto::deadlock::deadlock_server::Deadlock;
+use skerry_proto::deadlock::{
+    DeadlockRequest, DeadlockRequestType, DeadlockResponse, WaitForEntriesRequest,
+    WaitForEntriesResponse, WaitForEntry,
+};
+use skerry_proto::types::Ts;
+use skerry_raftstore::time::{Clock, SystemClock};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::BoxStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::txn::deadlock::{Detector, WaitEdge};
+use crate::txn::error::key_hash;
+
+/// Circles that may wait for a store to take them.
+const ANSWERS_MAX: usize = 1_024;
+
+/// Whether this store is the detector now.
+pub type IsDetector = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// Serves the streams. Clones share everything.
+#[derive(Clone)]
+pub struct DeadlockService {
+    /// Nothing is awaited under it.
+    detector: Arc<Mutex<Detector>>,
+    is_detector: IsDetector,
+    /// True when this store stops.
+    stopping: watch::Receiver<bool>,
+}
+
+impl DeadlockService {
+    /// Knows of no waits yet. Streams end when this store is `stopping`.
+    pub fn new(is_detector: IsDetector, stopping: watch::Receiver<bool>) -> DeadlockService {
+        DeadlockService { detector: Arc::default(), is_detector, stopping }
+    }
+
+    /// The graph, if it is kept here.
+    fn detector(&self) -> Result<MutexGuard<'_, Detector>, Status> {
+        let mut detector = self.detector.lock().expect("nothing panics while it holds this lock");
+        if (self.is_detector)() {
+            return Ok(detector);
+        }
+        detector.clear();
+        Err(Status::failed_precondition("this store does not lead the region of the empty key"))
+    }
+
+    /// The answer to one message, if there is one.
+    fn take(&self, request: DeadlockRequest) -> Result<Option<DeadlockResponse>, Status> {
+        let mut detector = self.detector()?;
+        let kind = request.tp();
+        let Some(entry) = request.entry else { return Ok(None) };
+        let waiter = Ts::from(entry.txn);
+        match kind {
+            DeadlockRequestType::CleanUpWaitFor => detector.clean_up_wait(waiter, &entry.key),
+            DeadlockRequestType::CleanUp => detector.clean_up(waiter),
+            DeadlockRequestType::Detect => {
+                let found = detector.detect(edge(&entry), SystemClock.monotonic());
+                return Ok(found.map(|back| response(entry, &back)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn edge(entry: &WaitForEntry) -> WaitEdge {
+    WaitEdge {
+        waiter: Ts::from(entry.txn),
+        holder: Ts::from(entry.wait_for_txn),
+        key: entry.key.clone(),
+        tag: entry.resource_group_tag.clone(),
+        waited_ms: entry.wait_time,
+    }
+}
+
+fn entry(edge: &WaitEdge) -> WaitForEntry {
+    WaitForEntry {
+        txn: edge.waiter.get(),
+        wait_for_txn: edge.holder.get(),
+        key_hash: key_hash(&edge.key),
+        key: edge.key.clone(),
+        resource_group_tag: edge.tag.clone(),
+        wait_time: edge.waited_ms,
+    }
+}
+
+fn response(refused: WaitForEntry, back: &[WaitEdge]) -> DeadlockResponse {
+    let last = back.last().map_or_else(|| refused.key.clone(), |edge| edge.key.clone());
+    DeadlockResponse {
+        entry: Some(refused),
+        deadlock_key_hash: key_hash(&last),
+        deadlock_key: last,
+        wait_chain: back.iter().map(entry).collect(),
+    }
+}
+
+#[tonic::async_trait]
+impl Deadlock for DeadlockService {
+    async fn get_wait_for_entries(
+        &self,
+        _: Request<WaitForEntriesRequest>,
+    ) -> Result<Response<WaitForEntriesResponse>, Status> {
+        let edges = self.detector()?.edges(SystemClock.monotonic());
+        Ok(Response::new(WaitForEntriesResponse { entries: edges.iter().map(entry).collect() }))
+    }
+
+    async fn detect(
+        &self,
+        request: Request<Streaming<DeadlockRequest>>,
+    ) -> Result<Response<BoxStream<DeadlockResponse>>, Status> {
+        // A store that asks the wrong one shall know at once.
+        drop(self.detector()?);
+        let (service, mut requests) = (self.clone(), request.into_inner());
+        let mut stopping = self.stopping.clone();
+        let (answers, outgoing) = mpsc::channel(ANSWERS_MAX);
+        tokio::spawn(async move {
+            loop {
+                let request = tokio::select! {
+                    request = requests.message() => request,
+                    // An error means that the node is gone.
+                    _ = stopping.wait_for(|stopping| *stopping) => return,
+                };
+                let Ok(Some(request)) = request else { return };
+                let answer = match service.take(request) {
+                    Ok(None) => continue,
+                    Ok(Some(answer)) => Ok(answer),
+                    Err(status) => Err(status),
+                };
+                let is_over = answer.is_err();
+                // A store that does not take its answers tells of the same waits again.
+                let _ = answers.try_send(answer);
+                if is_over {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+}
