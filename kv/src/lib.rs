@@ -8,6 +8,7 @@
 //! | [`storage`] | the seam between requests and regions; the standalone implementation | `error` |
 //! | [`mvcc`] | versions of keys: locks, records, values, and how they are read | `error` |
 //! | [`txn`] | the commands of transactions, as functions of a view | `mvcc`, `storage`, `error` |
+//! | [`gc`] | old versions go: the safe point that is kept, locks that are ended, what is dropped | `txn`, `storage` |
 //! | [`raw`] | the raw API: pairs without transactions | `storage`, `error` |
 //! | [`logging`], [`metrics`] | what the process says about itself | nothing |
 //! | [`config`] | one TOML file, one struct | `logging`, limits of `raw` and `storage` |
@@ -22,6 +23,7 @@
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod gc;
 pub mod logging;
 pub mod metrics;
 pub mod mvcc;

@@ -32,9 +32,12 @@ use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::gc::SafePoints;
 use crate::metrics::Metrics;
 use crate::net::claim::claim;
+use crate::net::collector::{Collector, CollectorParts, Leads};
 use crate::net::deadlocks::{Deadlocks, Telling};
+use crate::net::elsewhere::RegionCalls;
 use crate::net::heartbeats::{Heartbeats, Intervals, Registration, Vitals, register};
 use crate::net::scheduler_client::{Failure, SchedulerClient};
 use crate::net::timestamps::PatientTimestamps;
@@ -116,6 +119,8 @@ pub struct Node {
     servers: Vec<JoinHandle<()>>,
     /// Once the store is registered.
     heartbeats: Option<JoinHandle<()>>,
+    /// Takes part in garbage collection.
+    collector: JoinHandle<()>,
     logger: Logger,
     /// Released last: the lock must outlive everything that writes below it.
     _directory: DataDirectory,
@@ -202,6 +207,7 @@ impl Node {
         let timestamps = PatientTimestamps::new(Arc::clone(&scheduler), logger.clone());
         let detecting = Deadlocks::start(Arc::clone(&scheduler), logger.clone());
         let txn = transactions(&core, &identity, &config, timestamps, &raw, detecting);
+        let collector = collector(&core, &identity, &config, &scheduler, &txn, &logger);
         let pages = pages(&config, &vitals, &metrics);
         let around = around(&core, &identity, &engine, &metrics, &stopping, &config);
         let service = KvService::new(Arc::clone(&raw), txn, around);
@@ -219,6 +225,7 @@ impl Node {
             stopping,
             servers,
             heartbeats: None,
+            collector: tokio::spawn(collector.run()),
             logger,
             _directory: directory,
         };
@@ -269,10 +276,10 @@ impl Node {
             // Its own errors have ended the process already.
             let _ = server.await;
         }
-        if let Some(heartbeats) = self.heartbeats {
-            heartbeats.abort();
+        for task in self.heartbeats.into_iter().chain([self.collector]) {
+            task.abort();
             // What it holds of the store must be gone before the store is. It ends with an error: it was aborted.
-            let _ = heartbeats.await;
+            let _ = task.await;
         }
         // Its sources hold what is about to be closed.
         self.metrics.forget_sources();
@@ -358,7 +365,18 @@ fn transactions(
     let reads = Arc::clone(raw.read_pool());
     let store = TxnStore::new(core.storage(), version, limits, timestamps, reads);
     core.guard_reads(store.concurrency().clone());
-    Arc::new(store.detecting(Arc::new(Telling(detecting))))
+    let safe_points = SafePoints::new(Arc::new(SystemClock));
+    Arc::new(store.keeping(safe_points).detecting(Arc::new(Telling(detecting))))
+}
+
+/// Which regions this store leads.
+fn leads(core: &Core) -> Leads {
+    let reporter = core.reporter();
+    Box::new(move |region_id| match &reporter {
+        Some(reporter) => reporter.store().is_some_and(|store| store.led(region_id).is_some()),
+        // Nobody else does.
+        None => true,
+    })
 }
 
 /// What a service of clients knows of its store.
@@ -385,15 +403,31 @@ fn around(
 
 /// Whether this store looks for deadlocks: it leads the region of the empty key.
 fn is_detector(core: &Core) -> IsDetector {
-    let (storage, reporter) = (core.storage(), core.reporter());
-    let leads = move |region_id| match &reporter {
-        Some(reporter) => reporter.store().is_some_and(|store| store.led(region_id).is_some()),
-        // Nobody else does.
-        None => true,
-    };
+    let (storage, leads) = (core.storage(), leads(core));
     Arc::new(move || {
         let first = storage.regions().into_iter().find(|region| region.start_key.is_empty());
         first.is_some_and(|region| leads(region.region_id()))
+    })
+}
+
+/// The store's part in garbage collection.
+fn collector(
+    core: &Core,
+    identity: &StoreIdentity,
+    config: &Config,
+    scheduler: &Arc<SchedulerClient>,
+    txn: &Arc<TxnStore>,
+    logger: &Logger,
+) -> Collector {
+    Collector::new(CollectorParts {
+        scheduler: Arc::clone(scheduler),
+        store_id: identity.store_id,
+        txn: Arc::clone(txn),
+        storage: core.storage(),
+        leads: leads(core),
+        elsewhere: RegionCalls::new(Arc::clone(scheduler), identity.api_version),
+        config: config.gc.clone(),
+        logger: logger.clone(),
     })
 }
 

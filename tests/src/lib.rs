@@ -8,6 +8,8 @@
 //! | an engine keeps its word when the power goes | a power cut over its files | `tests/power_loss.rs` |
 //! | the store keeps its word when it is killed or its disk is full | a story of a process | `tests/crashes.rs` |
 //! | a cluster keeps its word when its stores are killed | a story of processes | `tests/chaos.rs` |
+//! | old versions go | a story with a real process | `tests/gc.rs` |
+//! | transactions that wait for each other are told | the same | `tests/deadlocks.rs` |
 //! | damaged files are found and not served | a story of processes | `tests/damage.rs` |
 //! | the binary behaves: flags, messages, signals, `kill -9` | a story with a real process | `tests/processes.rs` |
 //! | many commands go through one stream | a story with a real process | `tests/wire.rs` |

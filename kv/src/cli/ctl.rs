@@ -5,7 +5,7 @@
 //! directions. With `--json` every command prints one JSON value.
 //!
 //! Pairs, regions and timestamps are asked for as client libraries do, over gRPC; what only people want ([`store`],
-//! [`operator`], [`balancer`]), over the JSON interface of the same port ([`http`]).
+//! [`operator`], [`balancer`], [`gc`]), over the JSON interface of the same port ([`http`]).
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::net::SchedulerClient;
 
 mod balancer;
+mod gc;
 mod http;
 mod operator;
 mod raw;
@@ -63,6 +64,9 @@ enum Command {
     /// How placement works
     #[command(subcommand)]
     Config(balancer::Settings),
+    /// Garbage collection: old versions of what transactions wrote
+    #[command(subcommand)]
+    Gc(gc::Command),
     /// Say whether all is well
     Health,
     /// Print a timestamp of the cluster
@@ -93,6 +97,7 @@ pub(super) fn run(arguments: Arguments) -> Result<()> {
             Command::Operator(command) => operator::run(command, &http).await,
             Command::Scheduler(command) => balancer::run(command, &http).await,
             Command::Config(command) => balancer::settings(command, &http).await,
+            Command::Gc(command) => gc::run(command, &http).await,
             Command::Health => balancer::health(&http).await,
             Command::Raw(command) => raw::run(command, &connected(&addresses).await?).await,
             Command::Region(List::List) => regions(&connected(&addresses).await?).await,

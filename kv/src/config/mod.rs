@@ -19,6 +19,7 @@ use skerry_scheduler::config::SchedulerConfig;
 
 use serde::{Deserialize, Serialize};
 
+use crate::gc::GcConfig;
 use crate::logging::LogConfig;
 
 pub mod load;
@@ -45,6 +46,8 @@ pub struct Config {
     pub raft_engine: RaftEngineConfig,
     /// Replication.
     pub raftstore: RaftConfig,
+    /// A store's part in garbage collection.
+    pub gc: GcConfig,
     /// The scheduler.
     pub scheduler: SchedulerConfig,
 }
@@ -66,6 +69,7 @@ impl Config {
         let mut problems = Vec::new();
         problems.extend(self.server.problems());
         problems.extend(self.storage.problems());
+        problems.extend(self.gc.problems());
         problems.extend(self.relations());
         let engines =
             [self.rocksdb.validate(), self.raft_engine.validate(), self.raftstore.validate()];
@@ -109,6 +113,7 @@ impl Config {
                 knobs: RaftEngineConfig::reference(),
             },
             Section { name: RaftConfig::SECTION, about: RAFTSTORE, knobs: RaftConfig::reference() },
+            Section { name: GcConfig::SECTION, about: GC, knobs: GcConfig::reference() },
             Section { name: "scheduler", about: SCHEDULER, knobs: SchedulerConfig::reference() },
         ]
     }
@@ -122,6 +127,8 @@ const RAFT_ENGINE: &str = "The raft log of a store. A standalone store has none 
     section.";
 const RAFTSTORE: &str = "Replication: raft groups, their logs, splits and snapshots. A standalone store reads no \
     key of this section.";
+const GC: &str = "A store's part in collecting old versions of what transactions wrote. When the cluster does, and \
+    what stays, is the scheduler's: `gc-life-time-ms` and `gc-interval-ms` below.";
 const SCHEDULER: &str = "The scheduler (placement driver), alone or inside a playground.";
 
 /// The sentence of a configuration error, without the words that introduce it.

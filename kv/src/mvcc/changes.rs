@@ -28,6 +28,11 @@ impl Changes {
         self.batch.operations().len()
     }
 
+    /// Bytes of their keys and values.
+    pub fn byte_size(&self) -> usize {
+        self.batch.byte_size()
+    }
+
     /// Sets or replaces the lock of `key`.
     pub fn put_lock(&mut self, key: &Key, lock: &Lock) {
         self.batch.put(ColumnFamily::Lock, key.to_bytes(), lock.encode());

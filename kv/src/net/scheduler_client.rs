@@ -15,9 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use skerry_proto::gcpb::gc_client::GcClient;
 use skerry_proto::pdpb::pd_client::PdClient;
 use skerry_proto::types::StoreId;
-use skerry_proto::{metapb, pdpb};
+use skerry_proto::{gcpb, metapb, pdpb};
 use slog::Logger;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -336,6 +337,44 @@ impl SchedulerClient {
         Ok(self.exchange("tso", call, header).await?.timestamp.unwrap_or_default())
     }
 
+    /// Says what this store does for garbage collection, and is told what to do; nothing if the scheduler does not
+    /// arrange it.
+    pub async fn report_collection(
+        &self,
+        request: &gcpb::ReportRequest,
+    ) -> Outcome<Option<gcpb::ReportResponse>> {
+        let call = |channel: Channel| {
+            let request = request.clone();
+            async move {
+                match GcClient::new(channel).report(request).await {
+                    Ok(answer) => Ok(tonic::Response::new(Some(answer.into_inner()))),
+                    Err(status) if status.code() == Code::Unimplemented => {
+                        Ok(tonic::Response::new(None))
+                    }
+                    Err(status) => Err(status),
+                }
+            }
+        };
+        let cluster_id = self.cluster_id.load(Ordering::SeqCst);
+        let none = pdpb::ResponseHeader { cluster_id, error: None };
+        let header = |answer: &Option<gcpb::ReportResponse>| match answer {
+            Some(answer) => answer.header.clone(),
+            None => Some(none.clone()),
+        };
+        self.exchange_over("report_collection", call, header).await
+    }
+
+    /// Below which old versions may be gone.
+    pub async fn gc_safe_point(&self) -> Outcome<u64> {
+        let request = pdpb::GetGcSafePointRequest { header: self.header() };
+        let call = |mut client: PdClient<Channel>| {
+            let request = request.clone();
+            async move { client.get_gc_safe_point(request).await }
+        };
+        let header = |answer: &pdpb::GetGcSafePointResponse| answer.header.clone();
+        Ok(self.exchange("get_gc_safe_point", call, header).await?.safe_point)
+    }
+
     /// Opens a stream for heartbeats of regions. `instructed` is told whatever the scheduler says on it.
     pub fn region_heartbeats(
         &self,
@@ -363,7 +402,7 @@ impl SchedulerClient {
         Some(pdpb::RequestHeader { cluster_id, ..Default::default() })
     }
 
-    /// One call, to each address until one answers.
+    /// One call of the placement service.
     async fn exchange<T, F, A>(
         &self,
         kind: &'static str,
@@ -374,12 +413,26 @@ impl SchedulerClient {
         F: Fn(PdClient<Channel>) -> A,
         A: Future<Output = std::result::Result<tonic::Response<T>, Status>>,
     {
+        self.exchange_over(kind, |channel| call(PdClient::new(channel)), header).await
+    }
+
+    /// One call, to each address until one answers.
+    async fn exchange_over<T, F, A>(
+        &self,
+        kind: &'static str,
+        call: F,
+        header: impl Fn(&T) -> Option<pdpb::ResponseHeader>,
+    ) -> Outcome<T>
+    where
+        F: Fn(Channel) -> A,
+        A: Future<Output = std::result::Result<tonic::Response<T>, Status>>,
+    {
         let first = self.current.load(Ordering::Relaxed);
         let mut reasons = Vec::new();
         for step in 0..self.endpoints.len() {
             let index = (first + step) % self.endpoints.len();
             let (address, channel) = &self.endpoints[index];
-            let attempt = call(PdClient::new(channel.clone()));
+            let attempt = call(channel.clone());
             match tokio::time::timeout(ANSWER_TIMEOUT, attempt).await {
                 Ok(Ok(response)) => {
                     self.current.store(index, Ordering::Relaxed);

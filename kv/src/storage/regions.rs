@@ -55,6 +55,14 @@ impl ApiVersion {
         }
     }
 
+    /// The number of this version in requests.
+    pub fn to_wire(self) -> i32 {
+        match self {
+            ApiVersion::V1 => kvrpcpb::ApiVersion::V1.into(),
+            ApiVersion::V2 => kvrpcpb::ApiVersion::V2.into(),
+        }
+    }
+
     /// Refuses a request whose context has another version than this. V1 and V1TTL are one here: every value can have
     /// a TTL.
     pub fn check(self, api_version: i32) -> Result<()> {

@@ -124,6 +124,17 @@ pub enum Error {
         found: LockKind,
     },
 
+    /// What the transaction would have to see may be gone: it has lived for longer than old versions are kept.
+    #[error(
+        "GC life time is shorter than transaction duration: timestamp {ts} is below the safe point {safe_point}"
+    )]
+    TooOld {
+        /// Of the read, or of the start of the transaction.
+        ts: Ts,
+        /// Below which versions may be gone.
+        safe_point: Ts,
+    },
+
     /// Waiting for the lock would close a circle. Its edges, from the refused one to the one that leads back.
     #[error("deadlock: the transaction that began at {} would wait for itself, by {} others", .0[0].waiter, .0.len() - 1)]
     Deadlock(Vec<WaitsFor>),
@@ -263,6 +274,7 @@ impl Error {
             Error::Committed { .. }
             | Error::PessimisticLockNotFound { .. }
             | Error::TxnIsOver { .. }
+            | Error::TooOld { .. }
             | Error::LockKindMismatch { .. }
             | Error::Invalid(_) => wire.abort = text,
             Error::Other(error) => return Err(error),

@@ -3,8 +3,9 @@
 //! # A read
 //!
 //! 1. It raises `max_ts` and looks at the locks in memory.
-//! 2. It takes a view, and reads from it: single keys and small batches on the caller's thread
-//!    ([`TxnStore::read`]), all else on the read pool ([`TxnStore::read_at_length`]).
+//! 2. It takes a view, and asks whether versions of its timestamp are all there ([`SafePoints`]).
+//! 3. It reads: single keys and small batches on the caller's thread ([`TxnStore::read`]), all else on the read pool
+//!    ([`TxnStore::read_at_length`]).
 //!
 //! If the client has allowed it, Get, BatchGet and Scan are served by the replica that is asked. Async commits of the
 //! region are decided at its leader, so the replica asks there first, which raises `max_ts` and lets locks in memory
@@ -14,12 +15,12 @@
 //!
 //! 1. Its caller brings a permit: room for the write.
 //! 2. It takes the latches of its keys ([`Latches`]): lines, first come, first served.
-//! 3. It raises `max_ts`, takes a view, and decides. If it may choose a commit timestamp, `max_ts` must be fresh for
-//!    the term and version of that view ([`freshness`](super::freshness)); if it is not, the latches are given back
-//!    meanwhile.
+//! 3. It raises `max_ts`, takes a view, and decides. If it may lock, it is let in ([`SafePoints`]). If it may choose a
+//!    commit timestamp, `max_ts` must be fresh for the term and version of that view
+//!    ([`freshness`](super::freshness)); if it is not, the latches are given back meanwhile.
 //! 4. Its batch is written with the view's term, so that it is refused if there was another leader in between. The
-//!    permit takes latches, locks in memory and the wake-up along: they go when the write is in, also if the caller has
-//!    long gone. Then the answer is given.
+//!    permit takes latches, admission, locks in memory and the wake-up along: they go when the write is in, also if the
+//!    caller has long gone. Then the answer is given.
 //!
 //! A command without a batch is answered from its view.
 //!
@@ -50,6 +51,7 @@ use super::history;
 use super::lock_waits::{Detecting, Edge, LockWait, LockWaits, Turn};
 use super::pessimistic_lock::{KeyLocked, PessimisticLock, PessimisticLocked};
 use super::{Effect, ReadCommand, Released, Steps, WriteCommand};
+use crate::gc::{Admission, SafePoints};
 use crate::mvcc::Key;
 use crate::storage::read_pool::ReadJob;
 use crate::storage::{
@@ -68,6 +70,7 @@ pub struct TxnStore {
     concurrency: Arc<Concurrency>,
     freshness: Freshness,
     waits: Arc<LockWaits>,
+    safe_points: Arc<SafePoints>,
     /// Looks for deadlocks over several stores, if there are others.
     detecting: Option<Arc<dyn Detecting>>,
     reads: Arc<ReadPool>,
@@ -112,14 +115,25 @@ impl TxnStore {
             concurrency: Concurrency::new(),
             freshness: Freshness::new(timestamps),
             waits: LockWaits::new(),
+            safe_points: SafePoints::none(),
             detecting: None,
             reads,
         }
     }
 
+    /// The same with a safe point that is kept from now on.
+    pub fn keeping(self, safe_points: Arc<SafePoints>) -> TxnStore {
+        TxnStore { safe_points, ..self }
+    }
+
     /// The same with somebody who looks for deadlocks that this store does not see alone.
     pub fn detecting(self, detecting: Arc<dyn Detecting>) -> TxnStore {
         TxnStore { detecting: Some(detecting), ..self }
+    }
+
+    /// The safe point that is kept here.
+    pub fn safe_points(&self) -> &SafePoints {
+        &self.safe_points
     }
 
     /// The form of keys.
@@ -224,12 +238,13 @@ impl TxnStore {
         turn: Option<Turn>,
         permit: Permit,
     ) -> Result<Locking> {
-        let Decided { effect, term, latch } = self.decide(context, command).await?;
+        let Decided { effect, term, latch, admission } = self.decide(context, command).await?;
         let Effect { batch, answer, published, released } = effect;
         let (key, lock) = match answer {
             PessimisticLocked::Done(answer) => {
                 let effect = Effect { batch, answer, published, released };
-                let results = self.finish(context, Decided { effect, term, latch }, permit).await?;
+                let decided = Decided { effect, term, latch, admission };
+                let results = self.finish(context, decided, permit).await?;
                 // A key without a value may have stayed free: then the next in line has its turn.
                 if let Some(turn) = turn.filter(|_| !command.lock_only_if_exists) {
                     turn.keep(command.start_ts);
@@ -269,6 +284,26 @@ impl TxnStore {
         }
     }
 
+    /// The next command of a walk, looked for on the read pool.
+    pub async fn next_step<S>(
+        &self,
+        context: &RequestContext,
+        steps: S,
+    ) -> Result<(S, Option<S::Command>)>
+    where
+        S: Steps + Send + 'static,
+        S::Command: Send + 'static,
+    {
+        let view = self.view(context).await?;
+        let mut steps = Some(steps);
+        let look = move || {
+            let mut steps = steps.take().expect("one slice is the whole of it");
+            let command = steps.next(&view)?;
+            Ok((steps, command))
+        };
+        self.reads.run(LongRead(look)).await?
+    }
+
     /// Removes a range of the region.
     pub async fn delete_range(
         &self,
@@ -289,19 +324,30 @@ impl TxnStore {
         command: &C,
     ) -> Result<Decided<C::Answer>> {
         loop {
+            if command.locks_for().is_some() {
+                // Nobody shall wait for the scheduler at a latch.
+                self.safe_points.until_heard().await;
+            }
             let keys = command.keys();
             let latch = self.latches.acquire(keys.iter().map(Key::to_bytes)).await;
             command.prepare(&self.concurrency);
             let view = self.view(context).await?;
+            let admission = match command.locks_for() {
+                None => None,
+                Some(start_ts) => match self.safe_points.admit_lock(start_ts)? {
+                    None => continue,
+                    admission => admission,
+                },
+            };
             let reign = Reign::of(&view);
             if command.needs_fresh_max_ts() && !self.freshness.is_learnt(reign) {
                 // Nobody shall wait for the scheduler at a latch, nor keep old versions alive.
-                drop((latch, view));
+                drop((latch, view, admission));
                 self.freshness.learn(reign, &self.concurrency).await;
                 continue;
             }
             let effect = command.run(&view, &self.concurrency)?;
-            return Ok(Decided { effect, term: view.term, latch });
+            return Ok(Decided { effect, term: view.term, latch, admission });
         }
     }
 
@@ -312,10 +358,11 @@ impl TxnStore {
         decided: Decided<A>,
         permit: Permit,
     ) -> Result<A> {
-        let Decided { effect, term, latch } = decided;
+        let Decided { effect, term, latch, admission } = decided;
         let Effect { batch, answer, published, released } = effect;
         let wake = Wake { waits: Arc::clone(&self.waits), released };
-        let ending = Ending { _published: published, _latch: latch, _wake: wake };
+        let ending =
+            Ending { _published: published, _latch: latch, _admission: admission, _wake: wake };
         if !batch.is_empty() {
             self.write_batch(context, batch, term, permit.keeping(ending)).await?;
         }
@@ -336,14 +383,29 @@ impl TxnStore {
         Ok(self.storage.async_write(&context, batch, permit).await?)
     }
 
+    /// A view in which all versions are that the command may have to see, at the leader or where the client has asked.
     async fn view_for<C: ReadCommand>(
         &self,
         context: &RequestContext,
         command: &C,
     ) -> Result<RegionView> {
-        let Some(ts) = command.replica_ts() else { return self.view(context).await };
-        self.keys.version.check(context.api_version)?;
-        Ok(self.storage.async_snapshot_at(context, ts).await?)
+        let ts = command.reads_at();
+        loop {
+            if ts.is_some() {
+                self.safe_points.until_heard().await;
+            }
+            let view = match command.replica_ts() {
+                Some(ts) => {
+                    self.keys.version.check(context.api_version)?;
+                    self.storage.async_snapshot_at(context, ts).await?
+                }
+                None => self.view(context).await?,
+            };
+            // In this order: what the view shows was complete when it was asked.
+            if ts.map_or(Ok(true), |ts| self.safe_points.admits_read(ts))? {
+                return Ok(view);
+            }
+        }
     }
 
     async fn view(&self, context: &RequestContext) -> Result<RegionView> {
@@ -358,12 +420,14 @@ struct Decided<A> {
     effect: Effect<A>,
     term: Term,
     latch: Latch,
+    admission: Option<Admission>,
 }
 
 /// What ends with a write, in this order.
 struct Ending {
     _published: Option<Published>,
     _latch: Latch,
+    _admission: Option<Admission>,
     _wake: Wake,
 }
 

@@ -29,6 +29,8 @@ use crate::storage::RegionView;
 
 /// Records that one command drops, so that its write stays small.
 const RECORDS_IN_A_COMMAND: usize = 512;
+/// Bytes of keys after which it ends all the same: keys may be long.
+const BYTES_IN_A_COMMAND: usize = 256 << 10;
 /// Keys that one command latches.
 const KEYS_IN_A_COMMAND: usize = 64;
 /// Records that a search looks at before it gives up its view.
@@ -43,6 +45,8 @@ pub struct CollectGarbage {
     pub safe_point: Ts,
     /// Records after which it ends, for now.
     pub records_max: usize,
+    /// Bytes of its batch after which it does.
+    pub bytes_max: usize,
 }
 
 /// What was dropped.
@@ -50,6 +54,8 @@ pub struct CollectGarbage {
 pub struct Collected {
     /// Records that were dropped.
     pub records: usize,
+    /// Bytes that are written for it.
+    pub bytes: usize,
     /// Whether the keys have no more garbage. Otherwise the command has to be run again.
     pub is_complete: bool,
 }
@@ -67,14 +73,16 @@ impl WriteCommand for CollectGarbage {
 
     fn decide(&self, view: &RegionView, _: &Arc<Concurrency>) -> Result<Effect<Collected>> {
         let mut changes = Changes::new();
-        let mut collected = Collected { records: 0, is_complete: true };
+        let mut collected = Collected { is_complete: true, ..Collected::default() };
         for key in &self.keys {
             if !self.collect(view, key, &mut changes, &mut collected)? {
                 collected.is_complete = false;
                 break;
             }
         }
-        Ok(Effect { batch: changes.into_batch(), ..Effect::answer(collected) })
+        let batch = changes.into_batch();
+        collected.bytes = batch.byte_size();
+        Ok(Effect { batch, ..Effect::answer(collected) })
     }
 }
 
@@ -94,10 +102,11 @@ impl CollectGarbage {
         let mut hiding = None;
         while stands {
             let (_, ts) = split_version(cursor.key())?;
+            assert!(ts <= self.safe_point, "{key:?}: garbage at {ts} above {}", self.safe_point);
             let write = WriteRef::decode(cursor.value())?;
             let verdict = judge.judge(write.kind);
             if verdict != Verdict::Stays {
-                if collected.records >= self.records_max {
+                if collected.records >= self.records_max || changes.byte_size() >= self.bytes_max {
                     return Ok(false);
                 }
                 if verdict == Verdict::GoesLast {
@@ -151,16 +160,23 @@ pub struct CollectRegion {
     /// Where to go on; nothing at the beginning.
     from: Option<Key>,
     is_done: bool,
+    /// Looked at and not told yet.
+    bytes: u64,
 }
 
 impl CollectRegion {
     /// A search for what no read at or above `safe_point` can see.
     pub fn new(safe_point: Ts) -> CollectRegion {
-        CollectRegion { safe_point, from: None, is_done: false }
+        CollectRegion { safe_point, from: None, is_done: false, bytes: 0 }
+    }
+
+    /// How many bytes were looked at since this was asked last.
+    pub fn take_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.bytes)
     }
 
     /// Keys with garbage from where the cursor stands; `None` for where to go on means that the region is at its end.
-    fn look(&self, cursor: &mut dyn Cursor) -> Result<(Vec<Key>, Option<Key>)> {
+    fn look(&mut self, cursor: &mut dyn Cursor) -> Result<(Vec<Key>, Option<Key>)> {
         let (mut keys, mut current, mut judge) = (Vec::new(), None::<Key>, Judge::default());
         let (mut stands, mut looked, mut dropped) = (cursor.seek_to_first()?, 0, 0);
         while stands {
@@ -174,6 +190,7 @@ impl CollectRegion {
                 (current, judge) = (Some(key), Judge::default());
             }
             looked += 1;
+            self.bytes += (cursor.key().len() + cursor.value().len()) as u64;
             if ts <= self.safe_point
                 && judge.judge(WriteRef::decode(cursor.value())?.kind) != Verdict::Stays
             {
@@ -201,13 +218,15 @@ impl Steps for CollectRegion {
         let mut keys = Vec::new();
         if !range.is_empty() {
             let mut cursor = view.view.cursor(ColumnFamily::Write, &range)?;
-            (keys, self.from) = self.look(&mut *cursor)?;
+            let (found, from) = self.look(&mut *cursor)?;
+            (keys, self.from) = (found, from);
         }
         self.is_done = range.is_empty() || self.from.is_none();
         if self.is_done && keys.is_empty() {
             return Ok(None);
         }
-        let (safe_point, records_max) = (self.safe_point, RECORDS_IN_A_COMMAND);
-        Ok(Some(CollectGarbage { keys, safe_point, records_max }))
+        let safe_point = self.safe_point;
+        let (records_max, bytes_max) = (RECORDS_IN_A_COMMAND, BYTES_IN_A_COMMAND);
+        Ok(Some(CollectGarbage { keys, safe_point, records_max, bytes_max }))
     }
 }

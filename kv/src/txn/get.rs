@@ -32,6 +32,10 @@ pub struct Gotten {
 impl ReadCommand for Get {
     type Answer = Gotten;
 
+    fn reads_at(&self) -> Option<Ts> {
+        Some(self.rules.ts)
+    }
+
     fn prepare(&mut self, concurrency: &Concurrency) -> Result<()> {
         concurrency.raise_max_ts(self.rules.ts);
         concurrency.check_key(&self.key, &self.rules)
@@ -74,6 +78,10 @@ pub struct BatchGotten {
 
 impl ReadCommand for BatchGet {
     type Answer = BatchGotten;
+
+    fn reads_at(&self) -> Option<Ts> {
+        Some(self.rules.ts)
+    }
 
     fn prepare(&mut self, concurrency: &Concurrency) -> Result<()> {
         concurrency.raise_max_ts(self.rules.ts);

@@ -23,9 +23,11 @@
 //!
 //! Whoever runs commands (the [`executor`]) does this, and needs to know nothing else about them:
 //!
-//! 1. Reads ([`ReadCommand`]): `prepare` with the store's [`Concurrency`]; take a view; `run`.
-//! 2. Writes ([`WriteCommand`]): take the latches of `keys`; `prepare`; take a view; if the command needs it, see that
-//!    `max_ts` is fresh for this view, or make it so and begin again; `run`; write [`Effect::batch`] with the view's
+//! 1. Reads ([`ReadCommand`]): `prepare` with the store's [`Concurrency`]; take a view; refuse what is below the safe
+//!    point ([`crate::gc::SafePoints`]); `run`.
+//! 2. Writes ([`WriteCommand`]): take the latches of `keys`; `prepare`; take a view; let in what may lock, until its
+//!    write has ended; if the command needs it, see that `max_ts` is fresh for this view, or make it so and begin
+//!    again; `run`; write [`Effect::batch`] with the view's
 //!    term; then drop [`Effect::published`] and the latches, wake whoever waits for [`Effect::released`], and give
 //!    the answer.
 //! 3. Commands for a whole region ([`Steps`]): take a view without latches and ask for the `next` command, run it as
@@ -87,6 +89,11 @@ pub trait ReadCommand {
     /// What it answers.
     type Answer;
 
+    /// At which timestamp it shows data. Not below the safe point: there versions may be gone.
+    fn reads_at(&self) -> Option<Ts> {
+        None
+    }
+
     /// Raises `max_ts` and looks at locks in memory. Always before the view is taken.
     fn prepare(&mut self, concurrency: &Concurrency) -> Result<()>;
 
@@ -110,6 +117,12 @@ pub trait WriteCommand {
     /// The keys that it reads and writes: all must be in the region, and their latches be held from before the view
     /// until after the write. May name a key twice.
     fn keys(&self) -> Vec<Key>;
+
+    /// The transaction for which it may lock or write something new. That must have begun above the safe point: what
+    /// would tell it of conflicts, and of its own end, may be gone.
+    fn locks_for(&self) -> Option<Ts> {
+        None
+    }
 
     /// Whether it may choose a commit timestamp by itself. Then the store must know a timestamp above all reads that
     /// former leaders of the region have answered, learned in this term and for this version of the region.

@@ -84,6 +84,10 @@ impl WriteCommand for PessimisticLock {
         self.keys.iter().map(|(key, _)| key.clone()).collect()
     }
 
+    fn locks_for(&self) -> Option<Ts> {
+        Some(self.start_ts)
+    }
+
     /// The request reads the newest values at `for_update_ts`, and its answer must stay true: also that of a check
     /// that a key does not exist.
     fn prepare(&self, concurrency: &Concurrency) {

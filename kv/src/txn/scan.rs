@@ -98,6 +98,10 @@ impl Scan {
 impl ReadCommand for Scan {
     type Answer = Scanned;
 
+    fn reads_at(&self) -> Option<Ts> {
+        Some(self.rules.ts)
+    }
+
     fn prepare(&mut self, concurrency: &Concurrency) -> Result<()> {
         concurrency.raise_max_ts(self.rules.ts);
         self.in_memory = concurrency.locks_in(&range_of(&self.start, &self.end));

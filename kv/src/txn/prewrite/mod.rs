@@ -160,6 +160,10 @@ impl WriteCommand for Prewrite {
         self.mutations.iter().map(|mutation| mutation.key.clone()).collect()
     }
 
+    fn locks_for(&self) -> Option<Ts> {
+        Some(self.start_ts)
+    }
+
     fn needs_fresh_max_ts(&self) -> bool {
         self.way != Way::TwoPhases
     }
