@@ -10,13 +10,16 @@
 //! 4. only then hands the message to raft, and answers.
 //!
 //! Whatever happens, the sender tells its raft whether the snapshot arrived: without that word raft would
-//! wait for ever. A transfer that broke is begun anew by raft after its own pause.
+//! wait for ever. A transfer that broke is begun anew by raft after its own pause. One that stands still counts as broken,
+//! on both sides: else a disk that hangs there would take its place here for as long as the connection lives.
 //!
 //! **Invariant.** Raft hears of a snapshot only when all its files are here for good.
 //!
 //! What it does not do: it opens no snapshot (see `raftstore/src/snapshot`), and it repeats nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use skerry_proto::raft_serverpb::{Done, RaftMessage, SnapshotChunk};
@@ -27,6 +30,7 @@ use skerry_raftstore::store::threads::StoreHandle;
 use slog::{Logger, info, warn};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 
@@ -35,6 +39,12 @@ use super::transport::Shared;
 
 /// Chunks that may wait between disk and network, on either side.
 const CHUNKS_WAITING_MAX: usize = 2;
+
+/// A transfer that has not moved for this long is given up. The last chunk is answered when all files are synced.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is said then.
+const STANDS_STILL: &str = "the snapshot has stood still for a minute";
 
 /// Sends the snapshot that `message` brings, and tells raft how it went.
 pub(super) async fn send(shared: Arc<Shared>, message: RaftMessage) {
@@ -71,11 +81,15 @@ async fn try_send(
     let mut client = shared.connect(message.to_peer.unwrap_or_default().store()).await?;
     let (chunks, stream) = mpsc::channel(CHUNKS_WAITING_MAX);
     let first = SnapshotChunk { message: Some(message), data: Bytes::new() };
+    let moved = Arc::new(AtomicU64::new(0));
     let reading = spawn_blocking({
-        let store = store.clone();
-        move || read(outgoing, first, &store, &chunks)
+        let (store, moved) = (store.clone(), Arc::clone(&moved));
+        move || read(outgoing, first, &store, &chunks, &moved)
     });
-    let answer = client.snapshot(shared.request(ReceiverStream::new(stream))).await;
+    let answer = tokio::select! {
+        answer = client.snapshot(shared.request(ReceiverStream::new(stream))) => answer,
+        () = stands_still(&moved) => Err(Status::deadline_exceeded(STANDS_STILL)),
+    };
     let read = reading.await.map_err(|error| error.to_string())?;
     drop(registration);
     // A file that could not be read explains a stream that ended early.
@@ -83,12 +97,32 @@ async fn try_send(
     answer.map(|_| ()).map_err(|status| shown(&status))
 }
 
-/// Reads the files into the stream. Ends early and well if nobody takes the chunks any more.
+/// Ready when `moved` has been the same for that long.
+async fn stands_still(moved: &AtomicU64) {
+    let mut seen = Seen::default();
+    while seen.has_moved(moved.load(Ordering::Relaxed)) {
+        tokio::time::sleep(PATIENCE).await;
+    }
+}
+
+/// How far a transfer was when it was looked at last.
+#[derive(Default)]
+struct Seen(Option<u64>);
+
+impl Seen {
+    fn has_moved(&mut self, to: u64) -> bool {
+        self.0.replace(to) != Some(to)
+    }
+}
+
+/// Reads the files into the stream, and counts the chunks that were taken. Ends early and well if nobody takes them
+/// any more.
 fn read(
     mut outgoing: Outgoing,
     first: SnapshotChunk,
     store: &StoreHandle,
     chunks: &mpsc::Sender<SnapshotChunk>,
+    moved: &AtomicU64,
 ) -> Result<(), String> {
     let rate = store.snapshot_rate();
     let mut next = Some(first);
@@ -96,6 +130,7 @@ fn read(
         if chunks.blocking_send(chunk).is_err() {
             return Ok(());
         }
+        moved.fetch_add(1, Ordering::Relaxed);
         let data = outgoing.next_chunk().map_err(|error| error.to_string())?;
         let size = data.as_ref().map_or(0, Bytes::len);
         if !store.pause(rate.take(size as u64)) {
@@ -148,7 +183,8 @@ pub(super) async fn receive(
             Ok::<_, skerry_raftstore::Error>(registration)
         }
     });
-    while let Some(chunk) = stream.message().await? {
+    let overdue = || Status::deadline_exceeded(STANDS_STILL);
+    while let Some(chunk) = timeout(PATIENCE, stream.message()).await.map_err(|_| overdue())?? {
         if chunks.send(chunk.data).await.is_err() {
             // The writer has ended; its reason is told below.
             break;
@@ -184,4 +220,17 @@ fn write(
         incoming.write(&bytes)?;
     }
     incoming.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transfer_is_given_up_when_it_stands_still_and_not_while_it_moves() {
+        let mut seen = Seen::default();
+        assert!(seen.has_moved(0), "it has just begun");
+        assert!((1..10).all(|chunks| seen.has_moved(chunks)), "it moves, however slowly");
+        assert!(!seen.has_moved(9));
+    }
 }
