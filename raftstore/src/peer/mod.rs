@@ -429,16 +429,19 @@ impl Peer {
     }
 
     /// The first words of a replica that was just begun.
-    pub fn begin(&mut self, origin: Origin, messages: Vec<RaftMessage>, effects: &mut Effects) {
+    pub fn begin(
+        &mut self,
+        origin: Origin,
+        messages: Vec<RaftMessage>,
+        effects: &mut Effects,
+    ) -> Result<()> {
         let is_alone = self.region().peers.len() == 1;
         let campaign = matches!(origin, Origin::Split { campaign: true }) || is_alone;
         if campaign && self.is_initialised() {
             let _ = self.raft_group.campaign();
             self.pin_election_timeout();
         }
-        for message in messages {
-            self.step(message, effects);
-        }
+        messages.into_iter().try_for_each(|message| self.step(message, effects))
     }
 }
 

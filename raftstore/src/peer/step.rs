@@ -5,55 +5,91 @@
 //! matters.
 //!
 //! **Invariant.** A heartbeat of the current leader that says more is committed than this replica has means
-//! that the replica lost entries it had acknowledged. It stops the process, naming the region.
+//! that the replica lost entries it had acknowledged. It ends the store, naming the region.
+
+use std::collections::BTreeMap;
 
 use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
 use skerry_proto::metapb;
 use skerry_proto::raft_serverpb::{ExtraMessage, ExtraMessageType, RaftMessage};
+use skerry_proto::types::PeerId;
 use slog::debug;
 
 use super::Peer;
+use crate::Result;
 use crate::effects::Effects;
 use crate::environment::Counters;
+use crate::state::damaged;
+
+/// Replicas whose place is remembered. A region has far fewer.
+const ADDRESSES_MAX: usize = 32;
 
 impl Peer {
-    /// A message of another replica, already known to be for this store.
-    pub fn step(&mut self, envelope: RaftMessage, effects: &mut Effects) {
-        if !self.is_touchable() {
-            return;
+    /// A message of another replica, already known to be for this store. An error says that the log has lost what
+    /// it had acknowledged: it ends the store.
+    pub fn step(&mut self, envelope: RaftMessage, effects: &mut Effects) -> Result<()> {
+        let (Some(from), Some(to)) = (envelope.from_peer, envelope.to_peer) else { return Ok(()) };
+        if !self.is_touchable() || !self.is_for_this(&envelope, from, to, effects) {
+            return Ok(());
         }
-        let (Some(from), Some(to)) = (envelope.from_peer, envelope.to_peer) else { return };
+        self.note_sender(from);
+        if let Some(extra) = &envelope.extra_msg {
+            self.step_extra(from, extra);
+            return Ok(());
+        }
+        let Ok(message) = Message::parse_from_bytes(&envelope.message) else {
+            self.refuse_message("it cannot be read");
+            return Ok(());
+        };
+        let is_addressed = message.from == from.id && message.to == to.id;
+        match is_addressed && is_plausible(&message) && self.may_hear(&message)? {
+            true => self.step_raft(message, effects),
+            false => self.refuse_message("raft must not hear it"),
+        }
+        Ok(())
+    }
+
+    /// Whether this replica is meant, by one that belongs to the region as far as both know; others are answered here.
+    fn is_for_this(
+        &mut self,
+        envelope: &RaftMessage,
+        from: metapb::Peer,
+        to: metapb::Peer,
+        effects: &mut Effects,
+    ) -> bool {
         if from.id == self.peer.id {
-            return self.refuse_message("it pretends to be of the replica itself");
+            self.refuse_message("it pretends to be of the replica itself");
+            return false;
         }
         if to.id != self.peer.id {
             // A newer replica was meant: the region does not count this one any more.
             if to.id > self.peer.id {
                 self.end("a newer replica is wanted in its place", effects);
             }
-            return;
+            return false;
         }
         let epoch = envelope.region_epoch.unwrap_or_default();
         if envelope.is_tombstone {
-            return self.told_to_end(&epoch, effects);
+            self.told_to_end(&epoch, effects);
+            return false;
         }
         if self.is_former_member(&from, &epoch) {
-            return self.send_tombstone(from, &envelope, effects);
+            self.send_tombstone(from, envelope, effects);
+            return false;
         }
         self.named_in = self.named_in.max(epoch.conf_ver);
+        true
+    }
+
+    /// Remembers where to answer, and when it has spoken. Of those who are no members, as everybody is to a replica
+    /// that does not know its region yet, only a few are remembered: anybody may claim to be one.
+    fn note_sender(&mut self, from: metapb::Peer) {
         self.addresses.insert(from.peer_id(), from);
         self.heard.insert(from.peer_id(), self.ticks);
-        if let Some(extra) = &envelope.extra_msg {
-            return self.step_extra(from, extra);
-        }
-        let Ok(message) = Message::parse_from_bytes(&envelope.message) else {
-            return self.refuse_message("it cannot be read");
-        };
-        let is_addressed = message.from == from.id && message.to == to.id;
-        match is_addressed && is_plausible(&message) && self.may_hear(&message) {
-            true => self.step_raft(message, effects),
-            false => self.refuse_message("raft must not hear it"),
+        let region = self.raft_group.store().region();
+        if let Some(forgotten) = forget_a_stranger(&mut self.addresses, region) {
+            self.heard.remove(&forgotten);
         }
     }
 
@@ -81,17 +117,17 @@ impl Peer {
     }
 
     /// The kinds that come from the network, in the shapes that the crate can bear.
-    fn may_hear(&self, message: &Message) -> bool {
+    fn may_hear(&self, message: &Message) -> Result<bool> {
         use MessageType::{
             MsgAppend, MsgAppendResponse, MsgHeartbeat, MsgHeartbeatResponse, MsgReadIndex,
             MsgReadIndexResp, MsgRequestPreVote, MsgRequestPreVoteResponse, MsgRequestVote,
             MsgRequestVoteResponse, MsgSnapshot, MsgTimeoutNow, MsgTransferLeader,
         };
-        match message.get_msg_type() {
+        Ok(match message.get_msg_type() {
             MsgAppend => is_contiguous(message),
             MsgAppendResponse => self.has_sent(message),
             MsgReadIndex | MsgReadIndexResp => message.entries.len() == 1,
-            MsgHeartbeat => self.has_what_is_committed(message),
+            MsgHeartbeat => self.has_what_is_committed(message)?,
             MsgRequestVote | MsgRequestPreVote => self.deaf_ticks == 0,
             MsgSnapshot => message.has_snapshot(),
             MsgHeartbeatResponse
@@ -100,7 +136,7 @@ impl Peer {
             | MsgTimeoutNow
             | MsgTransferLeader => true,
             _ => false,
-        }
+        })
     }
 
     /// A leader has sent what it is told about. Raft would go on behind it, where there is nothing.
@@ -108,20 +144,17 @@ impl Peer {
         !self.is_leader() || message.index <= self.raft_group.raft.raft_log.last_index()
     }
 
-    fn has_what_is_committed(&self, message: &Message) -> bool {
-        let raft = &self.raft_group.raft;
+    fn has_what_is_committed(&self, message: &Message) -> Result<bool> {
+        let (raft, commit) = (&self.raft_group.raft, message.commit);
         let last = raft.raft_log.last_index();
-        if message.commit <= last {
-            return true;
+        if commit > last && message.term == raft.term && raft.leader_id == message.from {
+            let reason = format!(
+                "it has lost acknowledged entries: it ends with {last}, the leader knows that it had {commit}"
+            );
+            return Err(damaged(self.region_id(), reason));
         }
-        // Of an old leader, or of one that stood for election on the word of a stranger: not to be believed.
-        assert!(
-            message.term != raft.term || raft.leader_id != message.from,
-            "{} has lost acknowledged entries: its log ends with {last}, its leader knows that it had {}",
-            self.region(),
-            message.commit
-        );
-        false
+        // More is said by an old leader, or by one that stood for election on the word of a stranger.
+        Ok(commit <= last)
     }
 
     fn step_raft(&mut self, message: Message, effects: &mut Effects) {
@@ -215,4 +248,37 @@ fn is_contiguous(message: &Message) -> bool {
             (index, term) = (entry.index, entry.term);
             follows && term <= message.term
         })
+}
+
+/// Forgets one that is no member if there are too many.
+fn forget_a_stranger(
+    addresses: &mut BTreeMap<PeerId, metapb::Peer>,
+    region: &metapb::Region,
+) -> Option<PeerId> {
+    if addresses.len() <= ADDRESSES_MAX {
+        return None;
+    }
+    let is_stranger = |id: &&PeerId| region.peer_by_id(**id).is_none();
+    let stranger = addresses.keys().find(is_stranger).copied()?;
+    addresses.remove(&stranger);
+    Some(stranger)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_strangers_only_a_few_are_remembered_and_members_always() {
+        let peer = |id| metapb::Peer { id, store_id: id, ..metapb::Peer::default() };
+        let region = metapb::Region { peers: vec![peer(3), peer(2_000)], ..Default::default() };
+        let mut addresses = BTreeMap::new();
+        for id in [3, 2_000].into_iter().chain(1_000..1_500) {
+            addresses.insert(PeerId::new(id), peer(id));
+            forget_a_stranger(&mut addresses, &region);
+        }
+        assert_eq!(addresses.len(), ADDRESSES_MAX);
+        assert!(region.peers.iter().all(|member| addresses.contains_key(&member.peer_id())));
+        assert!(addresses.contains_key(&PeerId::new(1_499)), "the newest may be a new leader");
+    }
 }

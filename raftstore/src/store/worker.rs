@@ -92,7 +92,7 @@ impl RaftWorker {
     fn handle(&mut self, message: WorkerMessage, effects: &mut Effects) -> Result<()> {
         match message {
             WorkerMessage::Tick => self.tick(effects),
-            WorkerMessage::Raft(message) => self.receive(*message, effects),
+            WorkerMessage::Raft(message) => self.receive(*message, effects)?,
             WorkerMessage::Command(command) => self.command(*command, effects),
             WorkerMessage::Persisted(all) => {
                 all.into_iter().for_each(|persisted| self.persisted(persisted, effects));
@@ -153,18 +153,19 @@ impl RaftWorker {
         }
     }
 
-    fn receive(&mut self, message: RaftMessage, effects: &mut Effects) {
+    fn receive(&mut self, message: RaftMessage, effects: &mut Effects) -> Result<()> {
         let region_id = RegionId::new(message.region_id);
         let store = message.to_peer.map(|peer| peer.store());
         if store != Some(self.environment.store_id) {
             warn!(self.environment.logger, "a message for another store"; "to" => ?message.to_peer);
             Counters::add(&self.environment.counters.messages_refused, 1);
-            return;
+            return Ok(());
         }
         match self.peer(region_id) {
-            Some(peer) => peer.step(message, effects),
+            Some(peer) => peer.step(message, effects)?,
             None => effects.store.push(StoreMessage::Unknown(Box::new(message))),
         }
+        Ok(())
     }
 
     fn command(&mut self, command: Command, effects: &mut Effects) {
@@ -202,9 +203,9 @@ impl RaftWorker {
             }
             if !is_split || present.is_initialised() {
                 assert!(!is_split, "{} is here", present.region());
-                new.messages.into_iter().for_each(|message| present.step(message, effects));
                 self.dirty.insert(region_id);
-                return Ok(());
+                let mut messages = new.messages.into_iter();
+                return messages.try_for_each(|message| present.step(message, effects));
             }
             former = present.hard_state();
             present.replaced();
@@ -218,7 +219,7 @@ impl RaftWorker {
         };
         let mut peer = Peer::new(&self.environment, serial, &new, applied, born, effects)?;
         let NewPeer { origin, messages, .. } = new;
-        peer.begin(origin, messages, effects);
+        peer.begin(origin, messages, effects)?;
         self.peers.insert(region_id, peer);
         self.dirty.insert(region_id);
         effects.store.push(StoreMessage::Unpark(region_id));

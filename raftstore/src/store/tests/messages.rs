@@ -1,0 +1,58 @@
+//! Messages that no honest store would send, and one that none would want to.
+
+use protobuf::Message as _;
+use raft::eraftpb::{Message, MessageType};
+
+use super::*;
+
+/// The last heartbeat that a leader has sent to the replica on `store`.
+fn heartbeat_to(cluster: &Cluster, store: u64) -> (RaftMessage, Message) {
+    let to_store = |message: &&RaftMessage| message.to_peer.is_some_and(|to| to.store_id == store);
+    let parsed = cluster.overheard.iter().filter(to_store).map(|envelope| {
+        let message = Message::parse_from_bytes(&envelope.message).expect("raft has made it");
+        (envelope.clone(), message)
+    });
+    let mut beats = parsed.filter(|(_, beat)| beat.get_msg_type() == MessageType::MsgHeartbeat);
+    beats.next().expect("a leader beats")
+}
+
+/// Lets a store work until it is idle or ends.
+fn turn_all(store: &mut Store) -> crate::Result<()> {
+    while let Some(actor) = (0..store.actors()).find(|actor| store.has_work(*actor)) {
+        store.turn(actor)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_store_whose_leader_knows_of_more_than_it_has_ends_and_says_what_was_lost() {
+    let mut cluster = Cluster::new(3, 3);
+    cluster.run(40);
+    let leader = cluster.leader(1).0;
+    let follower = if leader == 1 { 2 } else { 1 };
+    let (envelope, mut beat) = heartbeat_to(&cluster, follower);
+    beat.commit = 1_000;
+    let message = beat.write_to_bytes().expect("no required fields").into();
+    let store = &mut cluster.machine(follower).store;
+    store.receive(RaftMessage { message, ..envelope });
+    let error = turn_all(store).expect_err("it has lost what it had acknowledged").to_string();
+    for words in ["the raft log of r1", "lost acknowledged entries", "1000", "from a copy"] {
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn an_old_leader_that_claims_more_is_not_believed() {
+    let mut cluster = Cluster::new(3, 3);
+    cluster.run(40);
+    let leader = cluster.leader(1).0;
+    let follower = if leader == 1 { 2 } else { 1 };
+    let (envelope, mut beat) = heartbeat_to(&cluster, follower);
+    (beat.commit, beat.term) = (1_000, beat.term - 1);
+    let message = beat.write_to_bytes().expect("no required fields").into();
+    let store = &mut cluster.machine(follower).store;
+    store.receive(RaftMessage { message, ..envelope });
+    turn_all(store).expect("it goes on");
+    cluster.settle();
+    done(cluster.put(1, "a", "1"));
+}
