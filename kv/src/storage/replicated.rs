@@ -37,10 +37,29 @@ use super::reply::{Answer, Replies, Reply};
 use super::{RegionView, RequestContext, Storage, check_key};
 use crate::error::{Error, Result};
 
+/// Where commands for regions go: the queues of a store, whoever turns it.
+pub trait Commands: Send + Sync {
+    /// Hands a command to the region's worker, who answers it.
+    fn command(&self, command: Command);
+
+    /// The regions here.
+    fn regions(&self) -> Vec<Arc<metapb::Region>>;
+}
+
+impl Commands for StoreHandle {
+    fn command(&self, command: Command) {
+        StoreHandle::command(self, command);
+    }
+
+    fn regions(&self) -> Vec<Arc<metapb::Region>> {
+        StoreHandle::regions(self)
+    }
+}
+
 /// See the module.
 pub struct ReplicatedStorage {
     store_id: StoreId,
-    store: StoreHandle,
+    store: Arc<dyn Commands>,
     reader: LocalReader,
     permits: Arc<Permits>,
     /// Of the answers to callers.
@@ -56,7 +75,18 @@ impl ReplicatedStorage {
         store: StoreHandle,
         permits: Arc<Permits>,
     ) -> Arc<ReplicatedStorage> {
-        let (reader, replies, outcomes) = (store.reader(), Replies::new(), reply::Replies::new());
+        let reader = store.reader();
+        ReplicatedStorage::over(store_id, Arc::new(store), reader, permits)
+    }
+
+    /// Storage over a store that others turn: its queues, and its reads on the caller's thread.
+    pub fn over(
+        store_id: StoreId,
+        store: Arc<dyn Commands>,
+        reader: LocalReader,
+        permits: Arc<Permits>,
+    ) -> Arc<ReplicatedStorage> {
+        let (replies, outcomes) = (Replies::new(), reply::Replies::new());
         let storage = ReplicatedStorage { store_id, store, reader, permits, replies, outcomes };
         Arc::new(storage)
     }
