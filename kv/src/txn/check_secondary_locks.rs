@@ -51,11 +51,19 @@ impl WriteCommand for CheckSecondaryLocks {
         concurrency.raise_max_ts(self.start_ts);
     }
 
-    fn decide(&self, view: &RegionView, _: &Arc<Concurrency>) -> Result<Effect<SecondaryLocks>> {
+    fn decide(
+        &self,
+        view: &RegionView,
+        concurrency: &Arc<Concurrency>,
+    ) -> Result<Effect<SecondaryLocks>> {
         let mut reader = Reader::of_keys(&*view.view, &self.keys);
         let (mut changes, mut released) = (Changes::new(), Vec::new());
-        let mut ending =
-            Ending { reader: &mut reader, changes: &mut changes, released: &mut released };
+        let mut ending = Ending {
+            reader: &mut reader,
+            changes: &mut changes,
+            released: &mut released,
+            planted: concurrency.planted(),
+        };
         let mut locks = Vec::with_capacity(self.keys.len());
         let mut ended = None;
         for key in &self.keys {

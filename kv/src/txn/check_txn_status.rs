@@ -86,11 +86,19 @@ impl WriteCommand for CheckTxnStatus {
         concurrency.raise_max_ts(self.current_ts);
     }
 
-    fn decide(&self, view: &RegionView, _: &Arc<Concurrency>) -> Result<Effect<TxnStatus>> {
+    fn decide(
+        &self,
+        view: &RegionView,
+        concurrency: &Arc<Concurrency>,
+    ) -> Result<Effect<TxnStatus>> {
         let mut reader = Reader::of_keys(&*view.view, [&self.primary]);
         let (mut changes, mut released) = (Changes::new(), Vec::new());
-        let mut ending =
-            Ending { reader: &mut reader, changes: &mut changes, released: &mut released };
+        let mut ending = Ending {
+            reader: &mut reader,
+            changes: &mut changes,
+            released: &mut released,
+            planted: concurrency.planted(),
+        };
         let lock = ending.reader.load_lock(&self.primary)?;
         let answer = match lock.filter(|lock| lock.start_ts == self.start_ts) {
             Some(lock) => self.decide_locked(&mut ending, lock)?,

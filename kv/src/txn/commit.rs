@@ -35,11 +35,15 @@ impl WriteCommand for Commit {
         self.keys.clone()
     }
 
-    fn decide(&self, view: &RegionView, _: &Arc<Concurrency>) -> Result<Effect<Ts>> {
+    fn decide(&self, view: &RegionView, concurrency: &Arc<Concurrency>) -> Result<Effect<Ts>> {
         let mut reader = Reader::of_keys(&*view.view, &self.keys);
         let (mut changes, mut released) = (Changes::new(), Vec::new());
-        let mut ending =
-            Ending { reader: &mut reader, changes: &mut changes, released: &mut released };
+        let mut ending = Ending {
+            reader: &mut reader,
+            changes: &mut changes,
+            released: &mut released,
+            planted: concurrency.planted(),
+        };
         for key in &self.keys {
             ending.commit(key, self.start_ts, self.commit_ts)?;
         }

@@ -32,6 +32,7 @@ use skerry_raftstore::keys::data_range;
 use skerry_raftstore::outside::ReadGuard;
 
 use super::error::{Error, Result};
+use super::planted::Planted;
 use crate::mvcc::{Key, Lock, Meeting, ReadRules};
 
 /// One for a store.
@@ -43,12 +44,24 @@ pub struct Concurrency {
     locks: RwLock<BTreeMap<Key, Arc<Lock>>>,
     /// How many there are. Changes under `locks`, and is read without it: nearly always there are none.
     count: AtomicUsize,
+    /// The bug that a test has planted.
+    planted: Option<Planted>,
 }
 
 impl Concurrency {
     /// Nothing was read and nothing is being written.
     pub fn new() -> Arc<Concurrency> {
         Arc::new(Concurrency::default())
+    }
+
+    /// The same, with a bug.
+    pub fn with_planted(planted: Option<Planted>) -> Arc<Concurrency> {
+        Arc::new(Concurrency { planted, ..Concurrency::default() })
+    }
+
+    /// The bug that a test has planted.
+    pub fn planted(&self) -> Option<Planted> {
+        self.planted
     }
 
     /// The highest timestamp that somebody has read at.
@@ -59,7 +72,7 @@ impl Concurrency {
     /// Makes every shortcut commit from now on choose a timestamp above `ts`. [`Ts::MAX`] means *the newest* and raises
     /// nothing: such a read meets every lock that may be committed.
     pub fn raise_max_ts(&self, ts: Ts) {
-        if ts != Ts::MAX {
+        if ts != Ts::MAX && self.planted != Some(Planted::MaxTsNotRaised) {
             self.max_ts.fetch_max(ts.get(), Ordering::SeqCst);
         }
     }
@@ -110,7 +123,11 @@ impl Concurrency {
         let mut table = self.write();
         // Counted before `max_ts` is read: see `check_key`.
         self.count.fetch_add(locks.len(), Ordering::SeqCst);
-        let floor = self.max_ts().next().max(at_least);
+        let above = match self.planted {
+            Some(Planted::CommitAtRead) => self.max_ts(),
+            _ => self.max_ts().next(),
+        };
+        let floor = above.max(at_least);
         let min_commit_ts = locks.iter().map(|(_, lock)| lock.min_commit_ts).fold(floor, Ts::max);
         if max_commit_ts != Ts::ZERO && min_commit_ts > max_commit_ts {
             self.count.fetch_sub(locks.len(), Ordering::SeqCst);

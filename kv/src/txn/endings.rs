@@ -17,6 +17,7 @@ use skerry_proto::types::Ts;
 
 use super::Released;
 use super::error::{Error, Result};
+use super::planted::Planted;
 use crate::mvcc::{Changes, Key, Lock, LockKind, Reader, TxnRecord, Write, WriteKind};
 
 /// What a transaction turned out to be at a key.
@@ -35,6 +36,8 @@ pub(super) struct Ending<'a, 'view> {
     pub(super) reader: &'a mut Reader<'view>,
     pub(super) changes: &'a mut Changes,
     pub(super) released: &'a mut Vec<Released>,
+    /// The bug that a test has planted.
+    pub(super) planted: Option<Planted>,
 }
 
 impl Ending<'_, '_> {
@@ -159,6 +162,10 @@ impl Ending<'_, '_> {
         protected: bool,
         overlapped: Option<Write>,
     ) -> Result<()> {
+        if self.planted == Some(Planted::RollbackForgotten) {
+            return Ok(());
+        }
+        let protected = protected && self.planted != Some(Planted::RollbackUnprotected);
         if let Some(commit) = overlapped {
             let marked = Write { overlapped_rollback: true, ..commit };
             self.changes.put_write(key, start_ts, &marked);

@@ -50,6 +50,7 @@ use super::freshness::{Freshness, Reign, Timestamps};
 use super::history;
 use super::lock_waits::{Detecting, Edge, LockWait, LockWaits, Turn};
 use super::pessimistic_lock::{KeyLocked, PessimisticLock, PessimisticLocked};
+use super::planted::Planted;
 use super::{Effect, ReadCommand, Released, Steps, WriteCommand};
 use crate::gc::{Admission, SafePoints};
 use crate::mvcc::Key;
@@ -131,6 +132,12 @@ impl TxnStore {
         TxnStore { detecting: Some(detecting), ..self }
     }
 
+    /// The same, with a bug.
+    pub fn with_planted(self, planted: Option<Planted>) -> TxnStore {
+        let waits = LockWaits::with_planted(planted);
+        TxnStore { concurrency: Concurrency::with_planted(planted), waits, ..self }
+    }
+
     /// The safe point that is kept here.
     pub fn safe_points(&self) -> &SafePoints {
         &self.safe_points
@@ -149,6 +156,11 @@ impl TxnStore {
     /// The room for writes.
     pub fn permits(&self) -> &Arc<Permits> {
         self.storage.permits()
+    }
+
+    /// The highest timestamp that somebody has read at.
+    pub fn max_ts(&self) -> Ts {
+        self.concurrency.max_ts()
     }
 
     /// How many lock requests wait.
@@ -340,7 +352,7 @@ impl TxnStore {
                 },
             };
             let reign = Reign::of(&view);
-            if command.needs_fresh_max_ts() && !self.freshness.is_learnt(reign) {
+            if command.needs_fresh_max_ts() && !self.is_fresh(reign) {
                 // Nobody shall wait for the scheduler at a latch, nor keep old versions alive.
                 drop((latch, view, admission));
                 self.freshness.learn(reign, &self.concurrency).await;
@@ -361,6 +373,9 @@ impl TxnStore {
         let Decided { effect, term, latch, admission } = decided;
         let Effect { batch, answer, published, released } = effect;
         let wake = Wake { waits: Arc::clone(&self.waits), released };
+        // Where locks are published the latch stays: two of one key would be seen at once.
+        let is_kept = published.is_some() || !self.has(Planted::LatchReleasedEarly);
+        let latch = Some(latch).filter(|_| is_kept);
         let ending =
             Ending { _published: published, _latch: latch, _admission: admission, _wake: wake };
         if !batch.is_empty() {
@@ -379,8 +394,18 @@ impl TxnStore {
         if batch.is_empty() {
             return Ok(());
         }
-        let context = RequestContext { term: Some(term), ..*context };
+        let term = Some(term).filter(|_| !self.has(Planted::StaleTerm));
+        let context = RequestContext { term, ..*context };
         Ok(self.storage.async_write(&context, batch, permit).await?)
+    }
+
+    fn is_fresh(&self, reign: Reign) -> bool {
+        self.freshness.is_learnt(reign) || self.has(Planted::MaxTsNotFresh)
+    }
+
+    /// Whether a test has planted this bug.
+    fn has(&self, bug: Planted) -> bool {
+        self.concurrency.planted() == Some(bug)
     }
 
     /// A view in which all versions are that the command may have to see, at the leader or where the client has asked.
@@ -426,7 +451,7 @@ struct Decided<A> {
 /// What ends with a write, in this order.
 struct Ending {
     _published: Option<Published>,
-    _latch: Latch,
+    _latch: Option<Latch>,
     _admission: Option<Admission>,
     _wake: Wake,
 }

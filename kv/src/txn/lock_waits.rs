@@ -28,6 +28,7 @@ use bytes::Bytes;
 use futures_channel::oneshot;
 use skerry_proto::types::Ts;
 
+use super::planted::Planted;
 use crate::mvcc::Key;
 
 /// All lines of a store.
@@ -45,6 +46,8 @@ struct Lines {
     by_key: BTreeMap<Key, Line>,
     /// Where a transaction waits, and the tag of its request. It may wait at many keys.
     places: BTreeMap<(Ts, u64), (Key, Bytes)>,
+    /// The bug that a test has planted.
+    planted: Option<Planted>,
 }
 
 struct Line {
@@ -73,6 +76,12 @@ impl LockWaits {
     /// Nobody waits.
     pub fn new() -> Arc<LockWaits> {
         Arc::new(LockWaits::default())
+    }
+
+    /// The same, with a bug.
+    pub fn with_planted(planted: Option<Planted>) -> Arc<LockWaits> {
+        let lines = Lines { planted, ..Lines::default() };
+        Arc::new(LockWaits { lines: Mutex::new(lines) })
     }
 
     /// Puts `waiter` into the line of `key`, which `holder` has locked. If that would close a circle, answers it: from
@@ -162,10 +171,14 @@ impl Lines {
         let mut reached: BTreeMap<Ts, Edge> = BTreeMap::new();
         let mut next = VecDeque::from([from]);
         while let Some(waiter) = next.pop_front() {
-            for (key, tag) in
-                self.places.range((waiter, 0)..=(waiter, u64::MAX)).map(|(_, place)| place)
-            {
-                let holder = self.by_key[key].holder;
+            for (place, (key, tag)) in self.places.range((waiter, 0)..=(waiter, u64::MAX)) {
+                let line = &self.by_key[key];
+                if self.planted == Some(Planted::DeadlockEdgeForgotten)
+                    && line.waiters.keys().next() != Some(place)
+                {
+                    continue;
+                }
+                let holder = line.holder;
                 if holder == from || reached.contains_key(&holder) {
                     continue;
                 }

@@ -72,6 +72,7 @@ pub mod history;
 pub mod lock_waits;
 pub mod pessimistic_lock;
 pub mod pessimistic_rollback;
+pub mod planted;
 pub mod prewrite;
 pub mod read_index;
 pub mod resolve_lock;

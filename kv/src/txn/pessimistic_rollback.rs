@@ -46,11 +46,15 @@ impl WriteCommand for PessimisticRollback {
         self.keys.clone()
     }
 
-    fn decide(&self, view: &RegionView, _: &Arc<Concurrency>) -> Result<Effect<()>> {
+    fn decide(&self, view: &RegionView, concurrency: &Arc<Concurrency>) -> Result<Effect<()>> {
         let mut reader = Reader::of_keys(&*view.view, &self.keys);
         let (mut changes, mut released) = (Changes::new(), Vec::new());
-        let mut ending =
-            Ending { reader: &mut reader, changes: &mut changes, released: &mut released };
+        let mut ending = Ending {
+            reader: &mut reader,
+            changes: &mut changes,
+            released: &mut released,
+            planted: concurrency.planted(),
+        };
         for key in &self.keys {
             let lock = ending.reader.load_lock(key)?;
             if let Some(lock) = lock.filter(|lock| self.releases(lock)) {

@@ -45,11 +45,15 @@ impl WriteCommand for ResolveLocks {
         self.keys.clone()
     }
 
-    fn decide(&self, view: &RegionView, _: &Arc<Concurrency>) -> Result<Effect<()>> {
+    fn decide(&self, view: &RegionView, concurrency: &Arc<Concurrency>) -> Result<Effect<()>> {
         let mut reader = Reader::of_keys(&*view.view, &self.keys);
         let (mut changes, mut released) = (Changes::new(), Vec::new());
-        let mut ending =
-            Ending { reader: &mut reader, changes: &mut changes, released: &mut released };
+        let mut ending = Ending {
+            reader: &mut reader,
+            changes: &mut changes,
+            released: &mut released,
+            planted: concurrency.planted(),
+        };
         for key in &self.keys {
             let Some(lock) = ending.reader.load_lock(key)? else { continue };
             match self.ends.get(&lock.start_ts) {
@@ -85,11 +89,15 @@ impl WriteCommand for ResolveLite {
         self.keys.clone()
     }
 
-    fn decide(&self, view: &RegionView, _: &Arc<Concurrency>) -> Result<Effect<()>> {
+    fn decide(&self, view: &RegionView, concurrency: &Arc<Concurrency>) -> Result<Effect<()>> {
         let mut reader = Reader::of_keys(&*view.view, &self.keys);
         let (mut changes, mut released) = (Changes::new(), Vec::new());
-        let mut ending =
-            Ending { reader: &mut reader, changes: &mut changes, released: &mut released };
+        let mut ending = Ending {
+            reader: &mut reader,
+            changes: &mut changes,
+            released: &mut released,
+            planted: concurrency.planted(),
+        };
         let start_ts = self.start_ts;
         for key in &self.keys {
             if self.commit_ts != Ts::ZERO {

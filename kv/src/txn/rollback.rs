@@ -34,8 +34,8 @@ impl WriteCommand for Rollback {
         self.keys.clone()
     }
 
-    fn decide(&self, view: &RegionView, _: &Arc<Concurrency>) -> Result<Effect<()>> {
-        roll_back(view, &self.keys, self.start_ts, false)
+    fn decide(&self, view: &RegionView, concurrency: &Arc<Concurrency>) -> Result<Effect<()>> {
+        roll_back(view, concurrency, &self.keys, self.start_ts, false)
     }
 }
 
@@ -61,7 +61,7 @@ impl WriteCommand for Cleanup {
         vec![self.key.clone()]
     }
 
-    fn decide(&self, view: &RegionView, _: &Arc<Concurrency>) -> Result<Effect<()>> {
+    fn decide(&self, view: &RegionView, concurrency: &Arc<Concurrency>) -> Result<Effect<()>> {
         let lock = Reader::of_keys(&*view.view, [&self.key]).load_lock(&self.key)?;
         if let Some(lock) = lock.filter(|lock| lock.start_ts == self.start_ts)
             && self.current_ts != Ts::ZERO
@@ -69,15 +69,26 @@ impl WriteCommand for Cleanup {
         {
             return Err(Error::locked(&self.key, &lock));
         }
-        roll_back(view, std::slice::from_ref(&self.key), self.start_ts, true)
+        roll_back(view, concurrency, std::slice::from_ref(&self.key), self.start_ts, true)
     }
 }
 
-fn roll_back(view: &RegionView, keys: &[Key], start_ts: Ts, protect: bool) -> Result<Effect<()>> {
+fn roll_back(
+    view: &RegionView,
+    concurrency: &Concurrency,
+    keys: &[Key],
+    start_ts: Ts,
+    protect: bool,
+) -> Result<Effect<()>> {
     let mut reader = Reader::of_keys(&*view.view, keys);
     let mut changes = Changes::new();
     let mut released: Vec<Released> = Vec::new();
-    let mut ending = Ending { reader: &mut reader, changes: &mut changes, released: &mut released };
+    let mut ending = Ending {
+        reader: &mut reader,
+        changes: &mut changes,
+        released: &mut released,
+        planted: concurrency.planted(),
+    };
     for key in keys {
         if let End::Committed(commit_ts) = ending.roll_back(key, start_ts, protect)? {
             return Err(Error::Committed { key: key.user_key()?, start_ts, commit_ts });

@@ -19,7 +19,8 @@ use skerry_proto::kvrpcpb::{Assertion, AssertionLevel};
 use skerry_proto::types::Ts;
 
 use super::super::error::{AssertionFailed, Error, Reason, Result, WriteConflict};
-use super::{Change, Mutation, Prewrite};
+use super::super::planted::Planted;
+use super::{Change, Mutation, Prewrite, Way};
 use crate::mvcc::{Key, Lock, Reader, Write, WriteKind};
 
 /// A key that no other transaction stands in the way of.
@@ -34,8 +35,16 @@ pub(super) enum Checked {
 
 impl Prewrite {
     /// Checks one key by the table above.
-    pub(super) fn check(&self, reader: &mut Reader<'_>, mutation: &Mutation) -> Result<Checked> {
+    pub(super) fn check(
+        &self,
+        reader: &mut Reader<'_>,
+        mutation: &Mutation,
+        planted: Option<Planted>,
+    ) -> Result<Checked> {
+        let passes_over =
+            planted == Some(Planted::OnePhaseIgnoresLock) && self.way == Way::OnePhase;
         let reserved = match reader.load_lock(&mutation.key)? {
+            Some(lock) if lock.start_ts != self.start_ts && passes_over => None,
             Some(lock) if lock.start_ts != self.start_ts => {
                 return Err(self.in_the_way(mutation, lock)?);
             }

@@ -31,6 +31,7 @@ use self::checks::Checked;
 use super::concurrency::{Concurrency, Published};
 use super::endings::Ending;
 use super::error::{Error, Result};
+use super::planted::Planted;
 use super::{Effect, Released, WriteCommand};
 use crate::mvcc::{Changes, Key, Lock, LockKind, Reader, TxnRecord, Write, WriteKind};
 use crate::storage::RegionView;
@@ -186,7 +187,7 @@ impl WriteCommand for Prewrite {
         let mut reader = Reader::of_keys(&*view.view, last.keys().copied());
         let (mut checked, mut in_the_way) = (Vec::with_capacity(last.len()), Vec::new());
         for mutation in last.into_values() {
-            match self.check(&mut reader, mutation) {
+            match self.check(&mut reader, mutation, concurrency.planted()) {
                 Ok(found) => checked.push((mutation, found)),
                 Err(error @ Error::Locked { .. }) => in_the_way.push(error),
                 Err(error @ (Error::WriteConflict(_) | Error::PessimisticLockNotFound { .. })) => {
@@ -255,7 +256,7 @@ impl Prewrite {
         let Some(published) = published else { return Ok(self.in_two_phases(locks)) };
         let min_commit_ts = published.min_commit_ts();
         if self.way == Way::OnePhase {
-            return self.in_one_phase(reader, locks, published);
+            return self.in_one_phase(reader, locks, published, concurrency.planted());
         }
         let mut changes = Changes::new();
         for ToLock { key, lock, value, .. } in locks {
@@ -319,6 +320,7 @@ impl Prewrite {
         reader: &mut Reader<'_>,
         locks: Vec<ToLock>,
         published: Published,
+        planted: Option<Planted>,
     ) -> Result<Effect<Prewritten>> {
         let commit_ts = published.min_commit_ts();
         let (mut changes, mut released) = (Changes::new(), Vec::<Released>::new());
@@ -331,7 +333,7 @@ impl Prewrite {
             let short = value.and_then(|value| changes.place_value(&key, self.start_ts, value));
             let write = Write::new(kind, self.start_ts, short);
             let (changes, released) = (&mut changes, &mut released);
-            let mut ending = Ending { reader: &mut *reader, changes, released };
+            let mut ending = Ending { reader: &mut *reader, changes, released, planted };
             ending.put_commit(&key, commit_ts, write)?;
             if was_locked {
                 ending.unlock(&key, &lock, commit_ts);

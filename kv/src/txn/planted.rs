@@ -1,0 +1,47 @@
+//! Bugs of transactions that a test plants, to show that the simulator would find them.
+//!
+//! Each sits where it would really be made. A store's executor is given at most one
+//! ([`TxnStore::with_planted`](super::TxnStore::with_planted)), and never one outside of tests: there the question is
+//! one comparison. `docs/testing.md` has the table of what caught which.
+
+/// A bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Planted {
+    /// A rollback takes the lock away and leaves no record.
+    RollbackForgotten,
+    /// A rollback on which an answer rests may be taken away by a later one.
+    RollbackUnprotected,
+    /// Reads do not raise `max_ts`.
+    MaxTsNotRaised,
+    /// Shortcut commits choose the timestamp of the newest read, instead of one above it.
+    CommitAtRead,
+    /// Shortcut commits are decided without knowing what former leaders have read.
+    MaxTsNotFresh,
+    /// A one-phase commit passes over the locks of others.
+    OnePhaseIgnoresLock,
+    /// Latches are given back when a command has decided, before its write is in.
+    LatchReleasedEarly,
+    /// A write does not carry the term of the view that it was computed from.
+    StaleTerm,
+    /// Of all who stand in the line of a key only the first is an edge of the graph.
+    DeadlockEdgeForgotten,
+}
+
+impl Planted {
+    /// Those that need more luck than a hundred seeds have; whoever names one looks for it.
+    pub const RARE: [Planted; 3] =
+        [Planted::RollbackUnprotected, Planted::MaxTsNotFresh, Planted::StaleTerm];
+
+    /// All of them.
+    pub const ALL: [Planted; 9] = [
+        Planted::RollbackForgotten,
+        Planted::RollbackUnprotected,
+        Planted::MaxTsNotRaised,
+        Planted::CommitAtRead,
+        Planted::MaxTsNotFresh,
+        Planted::OnePhaseIgnoresLock,
+        Planted::LatchReleasedEarly,
+        Planted::StaleTerm,
+        Planted::DeadlockEdgeForgotten,
+    ];
+}
