@@ -14,14 +14,15 @@
 //! *Refused*: it never happened and leaves no trace. *Unknown*: it may have happened at any moment after it
 //! began, today or in a year, or never.
 //!
-//! What it does not do: it knows nothing of operations on several keys at once, and it takes a compare-and-set
-//! that swapped nothing for a read.
+//! What it does not do: it knows nothing of operations on several keys at once, for which there is [`isolation`], and
+//! it takes a compare-and-set that swapped nothing for a read.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
 
+pub mod isolation;
 mod search;
 #[cfg(test)]
 mod tests;
