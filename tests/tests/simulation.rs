@@ -2,12 +2,13 @@
 //!
 //! `make sim SEEDS=500` runs that many, from 1 on; `SEED=7 make sim` replays one. Without either, as in `make
 //! test`, fifty run. As many again, or fifteen, are governed by the scheduler (`GOVERNED=1 SEED=7 make sim`
-//! replays one). What a run is, and what it checks, stands in `tests/src/sim/mod.rs`.
+//! replays one), and as many again, or forty, have clients of transactions (`TRANSACTIONS=1 SEED=7 make sim`). What a
+//! run is, and what it checks, stands in `tests/src/sim/mod.rs`.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use skerry_kv::txn::planted::Planted as TxnPlanted;
 use skerry_raftstore::planted::Planted;
 use skerry_raftstore::time::{Clock, SystemClock};
 use skerry_scheduler::planted::Planted as BugAbove;
@@ -62,14 +63,19 @@ const EVENTS: [&str; 32] = [
 
 /// Runs a seed; whatever goes wrong, says how to see it again.
 fn run(settings: Settings) -> Summary {
-    let (seed, governed) = (settings.seed, if settings.governed { "GOVERNED=1 " } else { "" });
+    let seed = settings.seed;
+    let kind = match (settings.governed, settings.transactions) {
+        (true, _) => "GOVERNED=1 ",
+        (false, true) => "TRANSACTIONS=1 ",
+        (false, false) => "",
+    };
     let outcome = catch_unwind(AssertUnwindSafe(|| sim::run(settings)));
     let failure = match outcome {
         Ok(Ok(summary)) => return summary,
         Ok(Err(failure)) => failure.to_string(),
         Err(_) => format!("seed {seed}: a store panicked; see above"),
     };
-    panic!("{failure}\nto replay it with its story: {governed}SEED={seed} make sim");
+    panic!("{failure}\nto replay it with its story: {kind}SEED={seed} make sim");
 }
 
 /// What one seed must have done to count.
@@ -84,7 +90,9 @@ fn check_enough(summary: &Summary, operations: usize) {
 fn seeds_hold() {
     if let Some(seed) = number_from_environment("SEED") {
         let governed = number_from_environment("GOVERNED").is_some();
-        let summary = run(Settings { tells: true, governed, ..Settings::of_seed(seed) });
+        let transactions = number_from_environment("TRANSACTIONS").is_some();
+        let settings = if transactions { transactional(seed) } else { Settings::of_seed(seed) };
+        let summary = run(Settings { tells: true, governed, ..settings });
         return println!("{summary:#?}");
     }
     let seeds = number_from_environment("SEEDS").unwrap_or(SEEDS);
@@ -160,16 +168,132 @@ fn governed_seeds_hold() {
     assert_eq!((first.trace, first.counts), (second.trace, second.counts));
 }
 
+/// Seeds with transactions that run when nobody says how many.
+const TRANSACTIONAL_SEEDS: u64 = 40;
+
+/// Transactions that must be committed in each, and faults that must come.
+const COMMITS: usize = 40;
+const TRANSACTIONAL_FAULTS: u64 = 10;
+
+/// What must happen in seeds with transactions.
+const TRANSACTIONAL_EVENTS: [&str; 22] = [
+    "txn: committed in two phases",
+    "txn: committed asynchronously",
+    "txn: committed in one phase",
+    "txn: async commit given up",
+    "txn: async commit found complete",
+    "txn: async commit of a dead client resolved",
+    "txn: lock of a dead client resolved",
+    "txn: commit below what was promised",
+    "txn: commit refused, rolled back",
+    "txn: waited for a lock",
+    "txn: deadlock",
+    "txn: reader pushed a lock",
+    "txn: region error, asked again",
+    "txn: leader changed in mid-commit",
+    "txn: leader changed before a write",
+    "txn: region split in mid-transaction",
+    "txn: snapshot read again later",
+    "txn: fresh timestamp for a store",
+    "txn: client died",
+    "fault: scheduler crash",
+    "fault: executor hangs",
+    "split",
+];
+
+/// The run that `TRANSACTIONS=1 make sim` makes of a seed.
+fn transactional(seed: u64) -> Settings {
+    Settings { transactions: true, dangerous: 45 * SECOND, ..Settings::of_seed(seed) }
+}
+
+/// Clients commit over several regions while stores, scheduler, network and they themselves fail.
+#[test]
+fn transactional_seeds_hold() {
+    if number_from_environment("SEED").is_some() {
+        return;
+    }
+    let seeds = number_from_environment("SEEDS").unwrap_or(TRANSACTIONAL_SEEDS);
+    let clock = SystemClock;
+    let started = clock.monotonic();
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    let (mut simulated, mut committed, mut reads) = (0, 0, 0);
+    for seed in 1..=seeds {
+        let summary = run(transactional(seed));
+        let Summary { isolated, faults, .. } = &summary;
+        assert!(isolated.committed >= COMMITS, "seed {seed} committed {}", isolated.committed);
+        assert!(*faults >= TRANSACTIONAL_FAULTS, "seed {seed} had {faults} faults");
+        simulated += summary.simulated / SECOND;
+        committed += isolated.committed;
+        reads += isolated.reads;
+        for (name, count) in summary.counts {
+            *counts.entry(name).or_default() += count;
+        }
+    }
+    let seconds = (clock.monotonic() - started).as_secs_f64();
+    println!("{seeds} seeds with transactions, {simulated} simulated seconds in {seconds:.1} s");
+    println!("{committed} transactions committed, {reads} reads");
+    for (name, count) in &counts {
+        println!("{count:9} {name}");
+    }
+    let missing: Vec<_> =
+        TRANSACTIONAL_EVENTS.iter().filter(|name| !counts.contains_key(*name)).collect();
+    let is_enough = seeds >= SEEDS_FOR_ALL_EVENTS;
+    assert!(!is_enough || missing.is_empty(), "in {seeds} seeds never happened: {missing:?}");
+    let (first, second) = (run(transactional(1)), run(transactional(1)));
+    assert_eq!((first.trace, first.counts), (second.trace, second.counts));
+}
+
 /// Seeds in which a planted bug must be found, if nobody says how many (`make planted SEEDS=200`).
 const SEEDS_FOR_A_BUG: u64 = 200;
 
+/// A bug that can be planted.
+#[derive(Clone, Copy)]
+enum Bug {
+    /// In a store: raft seeds find it.
+    Store(Planted),
+    /// In the scheduler: governed seeds find it.
+    Scheduler(BugAbove),
+    /// In an executor of transactions: seeds with transactions find it.
+    Executor(TxnPlanted),
+}
+
+impl Bug {
+    fn all() -> Vec<Bug> {
+        let of_stores = Planted::ALL.into_iter().map(Bug::Store);
+        let of_schedulers = BugAbove::ALL.into_iter().map(Bug::Scheduler);
+        of_stores
+            .chain(of_schedulers)
+            .chain(TxnPlanted::ALL.into_iter().map(Bug::Executor))
+            .collect()
+    }
+
+    fn name(self) -> String {
+        match self {
+            Bug::Store(bug) => format!("{bug:?}"),
+            Bug::Scheduler(bug) => format!("{bug:?}"),
+            Bug::Executor(bug) => format!("{bug:?}"),
+        }
+    }
+
+    /// Whether it is looked for only by name.
+    fn is_rare(self) -> bool {
+        matches!(self, Bug::Executor(bug) if TxnPlanted::RARE.contains(&bug))
+    }
+
+    fn settings(self, seed: u64) -> Settings {
+        let plain = Settings::of_seed(seed);
+        match self {
+            Bug::Store(bug) => Settings { planted: Some(bug), ..plain },
+            Bug::Scheduler(bug) => Settings { governed: true, planted_above: Some(bug), ..plain },
+            Bug::Executor(bug) => Settings { planted_txn: Some(bug), ..transactional(seed) },
+        }
+    }
+}
+
 /// The seed in which a planted bug was found first, and by what.
-fn first_seed_that_finds(
-    plant: impl Fn(Settings) -> Settings,
-    seeds: impl Iterator<Item = u64>,
-) -> Option<(u64, String)> {
+fn first_seed_that_finds(bug: Bug, seeds: impl Iterator<Item = u64>) -> Option<(u64, String)> {
     for seed in seeds {
-        let settings = plant(Settings::of_seed(seed));
+        let settings = bug.settings(seed);
         match catch_unwind(AssertUnwindSafe(|| sim::run(settings))) {
             Ok(Ok(_)) => {}
             Ok(Err(failure)) => return Some((seed, failure.what)),
@@ -182,39 +306,39 @@ fn first_seed_that_finds(
     None
 }
 
-/// Plants each bug, or the one that is named, in run after run, and wants it to be found.
-fn find_all<Bug: fmt::Debug + Copy>(all: &[Bug], plant: impl Fn(Bug, Settings) -> Settings) {
+/// Plants each bug of a kind, or the one that is named, in run after run, and wants it to be found.
+fn find_all(is_of_kind: impl Fn(Bug) -> bool) {
     let seeds = number_from_environment("PLANTED_SEEDS").unwrap_or(SEEDS_FOR_A_BUG);
     let named = text_from_environment("PLANTED");
-    let is_wanted = |bug: &&Bug| named.as_ref().is_none_or(|name| format!("{bug:?}") == *name);
+    let is_wanted = |bug: &Bug| match &named {
+        Some(name) => bug.name() == *name,
+        None => !bug.is_rare(),
+    };
+    let bugs: Vec<Bug> = Bug::all().into_iter().filter(is_wanted).collect();
+    assert!(!bugs.is_empty(), "there is no such bug: {named:?}");
     let mut missed = Vec::new();
-    for bug in all.iter().copied().filter(|bug| is_wanted(&bug)) {
-        match first_seed_that_finds(|settings| plant(bug, settings), 1..=seeds) {
-            Some((seed, what)) => println!("{bug:?}: seed {seed}: {what}"),
-            None => missed.push(bug),
+    for bug in bugs.into_iter().filter(|bug| is_of_kind(*bug)) {
+        match first_seed_that_finds(bug, 1..=seeds) {
+            Some((seed, what)) => println!("{}: seed {seed}: {what}", bug.name()),
+            None => missed.push(bug.name()),
         }
     }
     assert!(missed.is_empty(), "not found in {seeds} seeds: {missed:?}");
 }
 
 #[test]
-fn planted_bugs_are_found() {
-    let known = |name: &str| {
-        let stores = Planted::ALL.iter().any(|bug| format!("{bug:?}") == name);
-        stores || BugAbove::ALL.iter().any(|bug| format!("{bug:?}") == name)
-    };
-    let named = text_from_environment("PLANTED");
-    assert!(named.as_deref().is_none_or(known), "there is no such bug: {named:?}");
-    find_all(&Planted::ALL, |bug, settings| Settings { planted: Some(bug), ..settings });
+fn bugs_planted_in_stores_are_found() {
+    find_all(|bug| matches!(bug, Bug::Store(_)));
 }
 
 #[test]
 fn bugs_planted_in_the_scheduler_are_found() {
-    find_all(&BugAbove::ALL, |bug, settings| Settings {
-        governed: true,
-        planted_above: Some(bug),
-        ..settings
-    });
+    find_all(|bug| matches!(bug, Bug::Scheduler(_)));
+}
+
+#[test]
+fn bugs_planted_in_executors_are_found() {
+    find_all(|bug| matches!(bug, Bug::Executor(_)));
 }
 
 #[test]

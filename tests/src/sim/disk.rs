@@ -55,6 +55,8 @@ struct Plug {
     is_full: AtomicBool,
     /// Table files for which there was no room.
     without_room: AtomicU64,
+    /// What was written to families of transactions, if somebody wants to know.
+    noted: Mutex<Option<Vec<Operation>>>,
 }
 
 /// What the log of one region had made durable.
@@ -79,6 +81,7 @@ impl Disk {
             writes: AtomicU64::new(0),
             is_full: AtomicBool::new(false),
             without_room: AtomicU64::new(0),
+            noted: Mutex::default(),
         });
         let engine = Arc::new(PluggedEngine { inner: engine, plug: plug.clone() });
         let ledger = Mutex::new(Ledger::of(&log));
@@ -124,6 +127,16 @@ impl Disk {
     /// For how many table files there was no room since this was asked last.
     pub fn take_without_room(&self) -> u64 {
         self.plug.without_room.swap(0, Ordering::Relaxed)
+    }
+
+    /// From now on operations on the families of transactions are noted.
+    pub fn note(&self) {
+        *self.plug.noted() = Some(Vec::new());
+    }
+
+    /// What was noted since this was asked last.
+    pub fn take_noted(&self) -> Vec<Operation> {
+        self.plug.noted().as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// What a restart finds after power loss. Nobody uses the disk any more.
@@ -192,6 +205,10 @@ impl Plug {
         Ok(())
     }
 
+    fn noted(&self) -> std::sync::MutexGuard<'_, Option<Vec<Operation>>> {
+        self.noted.lock().expect("nothing panics while it holds this lock")
+    }
+
     fn digest(&self) -> std::sync::MutexGuard<'_, Digest> {
         self.digest.lock().expect("nothing panics while it holds this lock")
     }
@@ -226,6 +243,12 @@ impl Engine for PluggedEngine {
             digest.bytes(second);
         }
         drop(digest);
+        if let Some(noted) = &mut *self.plug.noted() {
+            let is_of_transactions = |operation: &&Operation| {
+                matches!(operation, Operation::Put(ColumnFamily::Lock | ColumnFamily::Write, ..))
+            };
+            noted.extend(batch.operations().iter().filter(is_of_transactions).cloned());
+        }
         self.inner.write(batch, durability)
     }
 

@@ -134,7 +134,7 @@ impl World {
     }
 
     /// Until when a paused store sleeps.
-    fn sleeps(&self, node: usize) -> Option<Moment> {
+    pub(super) fn sleeps(&self, node: usize) -> Option<Moment> {
         let until = self.nodes[node].paused_until;
         (until > self.now).then_some(until)
     }
@@ -250,6 +250,8 @@ impl World {
             }
         }
         self.invariants.turned(&self.nodes, number, self.now, &mut self.trace)?;
+        self.look_at_records(number)?;
+        self.look_after_executor(number);
         for message in sent {
             self.invariants.sent(&self.nodes[number], &message)?;
             self.send(number, message);

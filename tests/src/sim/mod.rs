@@ -30,6 +30,9 @@
 //! 5. At the end everything heals, clients must get on, replicas must agree ([`settle`]), and the clients'
 //!    history must have an order ([`crate::checker`]).
 //!
+//! In some runs clients commit transactions over several keys instead ([`transactions`]), and their history must be
+//! one of snapshots ([`crate::checker::isolation`]).
+//!
 //! A test may drive a world itself instead of leaving it to a seed ([`script`]): the labs do.
 //!
 //! What it does not do: it has no threads, so it finds no data races; its disks lose power but keep what they
@@ -38,11 +41,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use skerry_kv::txn::planted::Planted as TxnPlanted;
 use skerry_raftstore::planted::Planted;
 
 use self::trace::{Moment, SECOND};
 use self::world::World;
-use crate::checker::Checked;
+use crate::checker::{Checked, isolation};
 
 pub mod chance;
 pub mod clients;
@@ -60,6 +64,7 @@ pub mod script;
 mod settle;
 mod snapshots;
 pub mod trace;
+pub mod transactions;
 pub mod world;
 
 /// What a run consists of besides its seed.
@@ -77,10 +82,14 @@ pub struct Settings {
     pub tells: bool,
     /// Whether the scheduler decides where replicas are; else the operator does, while faults come.
     pub governed: bool,
+    /// Whether clients run transactions; else they read and write single keys.
+    pub transactions: bool,
     /// A bug in every store, to show that it is found.
     pub planted: Option<Planted>,
     /// A bug in the scheduler, likewise.
     pub planted_above: Option<skerry_scheduler::planted::Planted>,
+    /// A bug in the executor of every store.
+    pub planted_txn: Option<TxnPlanted>,
 }
 
 impl Settings {
@@ -93,8 +102,10 @@ impl Settings {
             dangerous: 60 * SECOND,
             tells: false,
             governed: false,
+            transactions: false,
             planted: None,
             planted_above: None,
+            planted_txn: None,
         }
     }
 }
@@ -116,6 +127,8 @@ pub struct Summary {
     pub counts: BTreeMap<&'static str, u64>,
     /// What the clients did.
     pub checked: Checked,
+    /// What clients of transactions did.
+    pub isolated: isolation::Checked,
 }
 
 /// What a run found.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use skerry_kv::txn::planted::Planted as TxnPlanted;
 use skerry_proto::types::StoreId;
 use skerry_raftstore::config::RaftConfig;
 use skerry_raftstore::planted::Planted;
@@ -17,6 +18,7 @@ use skerry_raftstore::time::Clock;
 use super::chance::Chance;
 use super::disk::Disk;
 use super::trace::Moment;
+use super::transactions::server::Server;
 
 /// How much a clock may be off, in parts of a thousand.
 const DRIFT_MAX: u64 = 50;
@@ -81,6 +83,10 @@ pub struct Node {
     pub traced_writes: u64,
     /// The bug that the run has planted.
     pub planted: Option<Planted>,
+    /// There while the store runs, in runs with transactions.
+    pub server: Option<Server>,
+    /// The same, and what bug its executor has.
+    transactions: Option<Option<TxnPlanted>>,
 }
 
 impl Node {
@@ -103,7 +109,15 @@ impl Node {
             moved: (0, 0),
             traced_writes: 0,
             planted,
+            server: None,
+            transactions: None,
         }
+    }
+
+    /// From now on it serves transactions when it runs, with a bug or without.
+    pub fn serve_transactions(&mut self, planted: Option<TxnPlanted>) {
+        self.transactions = Some(planted);
+        self.disk().note();
     }
 
     /// Its disk.
@@ -148,6 +162,7 @@ impl Node {
         let store = store.unwrap_or_else(|error| panic!("{} does not start: {error}", self.id));
         self.scheduled = vec![false; store.actors()];
         self.stalled = vec![0; store.actors()];
+        self.server = self.transactions.map(|planted| Server::new(self.id, &store, planted));
         self.store = Some(store);
         true
     }
@@ -155,6 +170,7 @@ impl Node {
     /// Ends the store without a word; what it has written stays.
     pub fn kill(&mut self) {
         self.replies.disarm();
+        self.server = None;
         self.store = None;
     }
 
@@ -163,6 +179,9 @@ impl Node {
         self.kill();
         let disk = self.disk.take().expect("a disk is taken only here");
         self.disk = Some(disk.lose_power(chance));
+        if self.transactions.is_some() {
+            self.disk().note();
+        }
         self.traced_writes = 0;
     }
 

@@ -12,6 +12,7 @@ use super::faults::Fault;
 use super::scheduler::Step;
 use super::script::{Errand, Ticket};
 use super::trace::Moment;
+use super::transactions::Happening;
 
 /// Something that is going to happen. Stores are named by number; what is meant for one life of a store
 /// names that too.
@@ -59,6 +60,8 @@ pub(super) enum Event {
     Cut { region: u64 },
     /// All links open.
     Reunite,
+    /// Something in a run with transactions.
+    Transactions(Box<Happening>),
 }
 
 /// See the module.

@@ -21,7 +21,7 @@ use skerry_proto::raft_cmdpb::{
     BatchSplitRequest, ChangePeerRequest, ChangePeerV2Request, SplitRequest, TransferLeaderRequest,
 };
 use skerry_proto::region::KeyBounds;
-use skerry_proto::types::{ClusterId, PeerId, RegionId, StoreId};
+use skerry_proto::types::{ClusterId, PeerId, RegionId, StoreId, Ts};
 use skerry_raftstore::effects::{RegionReport, SplitAsk};
 use skerry_raftstore::engine::Durability;
 use skerry_raftstore::engine::memory::MemoryEngine;
@@ -32,7 +32,7 @@ use skerry_scheduler::operator::Order;
 use skerry_scheduler::persist::{Change, Storage};
 use skerry_scheduler::planted::Planted;
 use skerry_scheduler::region_tree::RegionRecord;
-use skerry_scheduler::tso::Oracle;
+use skerry_scheduler::tso::{Allocation, Oracle};
 
 use super::chance::Chance;
 use super::clients::{KEYS, cut};
@@ -90,7 +90,7 @@ impl Scheduler {
         is_governing: bool,
         planted: Option<Planted>,
     ) -> (Scheduler, Region) {
-        let config = if is_governing { governor::config() } else { SchedulerConfig::default() };
+        let config = governor::config(is_governing);
         let began = Reading::default();
         let mut scheduler = Scheduler {
             cluster: Cluster::restore(ClusterId::new(1), &config, Vec::new(), began),
@@ -165,6 +165,14 @@ impl Scheduler {
         if self.is_governing {
             self.overseer.heard(&self.cluster, &report.region);
         }
+    }
+
+    /// A timestamp, if it is at home and can give one at once.
+    pub(super) fn timestamp(&mut self, now: Moment) -> Option<Ts> {
+        if self.is_away(now) {
+            return None;
+        }
+        self.allocate(1, now)
     }
 
     /// What the scheduler's own rule wants of the leader of a region, if there is one. All stores live, unless it

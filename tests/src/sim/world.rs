@@ -23,6 +23,7 @@ use super::queue::{Event, Queue};
 use super::scheduler::{Scheduler, Step};
 use super::script::{Desk, Ticket, Told};
 use super::trace::{MILLISECOND, Moment, SECOND, Trace};
+use super::transactions::Transactions;
 use super::{Failure, Settings, Summary};
 use crate::checker::History;
 
@@ -72,6 +73,8 @@ pub struct World {
     pub(super) quiet_until: Moment,
     /// What a plot holds back.
     pub(super) held: Option<Held>,
+    /// Clients of transactions, in runs that have them.
+    pub(super) transactions: Option<Transactions>,
 }
 
 impl World {
@@ -98,8 +101,13 @@ impl World {
             settings.planted_above,
         );
         let ids = scheduler.stores().iter().enumerate();
-        let nodes: Vec<Node> =
+        let mut nodes: Vec<Node> =
             ids.map(|(number, id)| Node::new(number, *id, settings.planted)).collect();
+        let transactions = settings.transactions.then(|| {
+            nodes.iter_mut().for_each(|node| node.serve_transactions(settings.planted_txn));
+            Transactions::new(settings.clients, settings.stores, seed)
+        });
+        let clients = if settings.transactions { 0 } else { settings.clients };
         for node in &nodes[..replicas] {
             let disk = node.disk();
             bootstrap::bootstrap(&*disk.engine(), &*disk.log(), &region)
@@ -109,7 +117,7 @@ impl World {
             now: 0,
             queue: Queue::default(),
             network: Network::new(settings.stores, seed),
-            clients: (0..settings.clients).map(|number| Client::new(number, seed)).collect(),
+            clients: (0..clients).map(|number| Client::new(number, seed)).collect(),
             history: History::default(),
             invariants: Invariants::new(settings.stores),
             trace: Trace::new(settings.tells),
@@ -124,6 +132,7 @@ impl World {
             voters_wanted: Some(3),
             quiet_until: 0,
             held: None,
+            transactions,
             nodes,
             scheduler,
             settings,
@@ -141,6 +150,9 @@ impl World {
         self.queue.plan(SECOND, Event::Operate);
         if self.settings.governed {
             self.begin_to_govern();
+        }
+        if self.settings.transactions {
+            self.begin_transactions();
         }
         // Long enough for the first region to have three replicas.
         self.queue.plan(5 * SECOND, Event::Fault);
@@ -161,6 +173,8 @@ impl World {
     /// What was seen, if the history has an order.
     pub(super) fn summary(&self) -> Result<Summary, Failure> {
         let checked = self.history.check().map_err(|violation| self.failure(&violation))?;
+        let isolated = self.transactions.as_ref().map(Transactions::check).transpose();
+        let isolated = isolated.map_err(|broken| self.failure(&broken))?;
         let faults = self.trace.counts().iter().filter(|(name, _)| name.starts_with("fault"));
         Ok(Summary {
             seed: self.settings.seed,
@@ -170,6 +184,7 @@ impl World {
             faults: faults.map(|(_, count)| count).sum(),
             counts: self.trace.counts().clone(),
             checked,
+            isolated: isolated.unwrap_or_default(),
         })
     }
 
@@ -177,6 +192,7 @@ impl World {
         self.run_until(self.settings.dangerous)?;
         self.heal()?;
         self.must_get_on()?;
+        self.transactions_must_end()?;
         self.must_agree()?;
         self.read_everything();
         Ok(())
@@ -252,6 +268,7 @@ impl World {
                 self.network.heal();
                 Ok(())
             }
+            Event::Transactions(happening) => self.happens(*happening),
         }
     }
 

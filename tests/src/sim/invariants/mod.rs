@@ -8,6 +8,7 @@
 //!    disk, surely ([`promises`]).
 //! 3. Every so many steps [`Invariants::sweep`] looks at all disks ([`disks`]).
 //! 4. Where the scheduler governs, [`scheduler`] looks at what it hears, decides and tells.
+//! 5. Where there are transactions, [`records`] looks at what they write, read, and are told.
 //!
 //! The names in [`NAMES`] are what a failure begins with. What is remembered here is what *some* store has
 //! once shown; stores forget when they lose power, this does not.
@@ -26,6 +27,7 @@ use super::trace::{Moment, Trace};
 
 mod disks;
 mod promises;
+pub mod records;
 mod replicas;
 pub mod scheduler;
 
@@ -50,7 +52,7 @@ impl std::fmt::Display for Broken {
 /// Declares the invariants: a constant for each, and the list of all.
 macro_rules! invariants {
     ($($name:ident = $text:literal;)*) => {
-        $(const $name: &str = $text;)*
+        $(pub(super) const $name: &str = $text;)*
         /// Every invariant, as failures name it.
         pub const NAMES: &[&str] = &[$($text),*];
     };
@@ -103,12 +105,29 @@ invariants! {
     VOTERS_STAY = "the scheduler takes no vote that is needed";
     VOTES_HAVE_DATA = "a replica gets a vote when it has the data";
     STAMPS_GROW = "timestamps grow over every restart";
+    // Transactions, where there are any.
+    COMMIT_AFTER_START = "a commit lies after the start of its transaction";
+    ONE_COMMIT = "a timestamp of a key belongs to one transaction";
+    ONE_MOMENT = "a transaction commits all its keys at one timestamp";
+    ONE_END = "a transaction is not both committed and rolled back at a key";
+    ALL_OR_NOTHING = "a transaction that commits one key is rolled back at none";
+    PRIMARY_FIRST = "without a shortcut the primary key is committed first";
+    PROMISE_KEPT = "no commit lies below what its lock has promised";
+    LOCK_IS_OPEN = "who has a lock has not ended at its key";
+    VALUE_IS_THERE = "the record of a long value has its value";
+    READ_STAYS = "nothing is committed at or below a timestamp that was read";
+    READ_IS_WHOLE = "a read shows the newest commit up to its timestamp";
+    TOLD_STAYS = "what was told of a transaction's end stays true";
+    MAX_TS_GROWS = "max_ts never falls in a life of a store";
+    NO_CIRCLE = "nobody waits in a circle of one store";
+    SNAPSHOTS = "every transaction sees a snapshot, and no update is lost";
+    CLIENTS_CONTENT = "what clients of transactions see makes sense";
     // Any time.
     STORE_LIVES = "a store does not stop while its disk works";
 }
 
 /// Fails with `invariant` unless `condition`.
-fn hold(
+pub(super) fn hold(
     condition: bool,
     invariant: &'static str,
     what: impl FnOnce() -> String,

@@ -17,7 +17,6 @@ use std::sync::Arc;
 use skerry_raftstore::engine::Durability;
 use skerry_scheduler::balance::Name;
 use skerry_scheduler::persist::Change;
-use skerry_scheduler::tso::{Allocation, Oracle};
 
 use super::*;
 use crate::sim::invariants::Broken;
@@ -46,8 +45,11 @@ const CLOCK_JUMP_MAX: u64 = 20_000;
 /// How far timestamps are saved ahead.
 const WINDOW_MS: u64 = 3_000;
 
-/// What a scheduler is that governs.
-pub(super) fn config() -> SchedulerConfig {
+/// What a scheduler is that governs, or does not.
+pub(super) fn config(is_governing: bool) -> SchedulerConfig {
+    if !is_governing {
+        return SchedulerConfig::default();
+    }
     SchedulerConfig {
         store_disconnected_ms: 3_000,
         store_down_ms: 6_000,
@@ -91,7 +93,7 @@ impl Scheduler {
     }
 
     /// Loses power, and is away for a while.
-    fn crash(&mut self, now: Moment, lasts: Moment) {
+    pub(in crate::sim) fn crash(&mut self, now: Moment, lasts: Moment) {
         let surviving = self.chance.below(self.engine.unsynced_batches() as u64 + 1) as usize;
         self.engine = Arc::new(self.engine.crash(surviving));
         self.away_until = now + lasts;
@@ -105,7 +107,8 @@ impl Scheduler {
         });
         let begins = reading(self.away_until);
         self.oracle = Oracle::restore(limit.unwrap_or(0), WINDOW_MS, begins);
-        self.cluster = Cluster::restore(ClusterId::new(1), &config(), rows, begins);
+        let config = config(self.is_governing);
+        self.cluster = Cluster::restore(ClusterId::new(1), &config, rows, begins);
         self.plant();
         self.overseer.restarted();
     }
@@ -130,20 +133,47 @@ impl Scheduler {
 
     /// Saves the limit that the last timestamps have asked for, and gives some more, by a clock that may have jumped.
     fn stamp(&mut self, now: Moment) {
-        let by_the_clock =
-            |skew_ms| Reading { wall_ms: now / MILLISECOND + skew_ms, ..reading(now) };
-        if let Some(limit) = self.oracle.wanted_limit(by_the_clock(self.skew_ms)) {
+        self.save_limit(now);
+        if self.chance.percent(CLOCK_JUMPS) {
+            self.jump();
+        }
+        let count = self.chance.between(1, 1_000) as u32;
+        self.give(count, now);
+    }
+
+    /// Gives `count` timestamps, the last of which is answered, or makes sure that it soon can.
+    pub(super) fn allocate(&mut self, count: u32, now: Moment) -> Option<Ts> {
+        let granted = self.give(count, now);
+        self.save_limit(now);
+        granted
+    }
+
+    fn give(&mut self, count: u32, now: Moment) -> Option<Ts> {
+        match self.oracle.allocate(count, self.by_the_clock(now)) {
+            Allocation::Granted(last) => {
+                self.overseer.stamped(last, count);
+                Some(last)
+            }
+            Allocation::NeedsWindow | Allocation::NeedsTime => None,
+        }
+    }
+
+    /// Saves the limit that timestamps have asked for.
+    fn save_limit(&mut self, now: Moment) {
+        if let Some(limit) = self.oracle.wanted_limit(self.by_the_clock(now)) {
             let row = [Change::TimestampLimit(limit)];
             self.storage().write(&row, Durability::Synced).expect("memory takes everything");
             self.oracle.saved(limit);
         }
-        if self.chance.percent(CLOCK_JUMPS) {
-            self.skew_ms = self.chance.below(CLOCK_JUMP_MAX);
-        }
-        let count = self.chance.between(1, 1_000) as u32;
-        if let Allocation::Granted(last) = self.oracle.allocate(count, by_the_clock(self.skew_ms)) {
-            self.overseer.stamped(last, count);
-        }
+    }
+
+    fn by_the_clock(&self, now: Moment) -> Reading {
+        Reading { wall_ms: now / MILLISECOND + self.skew_ms, ..reading(now) }
+    }
+
+    /// Sets the clock to something else.
+    pub(in crate::sim) fn jump(&mut self) {
+        self.skew_ms = self.chance.below(CLOCK_JUMP_MAX);
     }
 
     /// What the operator does while the scheduler governs: it cuts a region.
