@@ -16,12 +16,13 @@ use super::{Answer, Api, Refusal};
 use crate::Error;
 use crate::cluster::control::Wish;
 use crate::moment::Moment;
-use crate::operator::{Operator, Step};
+use crate::operator::{Ended, Operator, Step};
 use crate::server::moves;
 
 pub(super) fn router() -> Router<Api> {
     Router::new()
         .route("/operators", get(operators).post(add))
+        .route("/operators/records", get(records))
         .route("/operators/{region}", get(operator).delete(cancel))
         .route("/operators/{region}/explain", get(explain))
 }
@@ -31,10 +32,30 @@ pub(super) fn router() -> Router<Api> {
 struct OperatorShape {
     region_id: u64,
     desc: &'static str,
+    /// Ours: what such an operator is begun for.
+    why: &'static str,
     kind: &'static str,
     steps: Vec<String>,
     done: usize,
     running_seconds: u64,
+}
+
+/// One that is over.
+#[derive(Serialize)]
+struct EndedShape {
+    #[serde(flatten)]
+    operator: OperatorShape,
+    ending: String,
+    /// In milliseconds since 1970.
+    ended_ms: u64,
+}
+
+impl EndedShape {
+    fn new(ended: &Ended) -> EndedShape {
+        let Ended { operator, ending, at } = ended;
+        let operator = OperatorShape::new(operator, *at);
+        EndedShape { operator, ending: ending.to_string(), ended_ms: at.wall_ms }
+    }
 }
 
 impl OperatorShape {
@@ -42,6 +63,7 @@ impl OperatorShape {
         OperatorShape {
             region_id: operator.region.get(),
             desc: operator.name,
+            why: why(operator.name),
             kind: operator.kind.name(),
             steps: operator.steps.iter().map(Step::to_string).collect(),
             done: operator.done,
@@ -66,6 +88,53 @@ async fn operators(State(api): State<Api>, uri: Uri) -> Result<Response, Refusal
     let now = api.shared.now();
     let shapes = running.iter().map(|it| OperatorShape::new(it, now));
     Ok(Json(shapes.collect::<Vec<_>>()).into_response())
+}
+
+/// What an operator of this name is begun for, in words that continue *because*.
+fn why(name: &str) -> &'static str {
+    match name {
+        "make-up-replica" => "a replica is missing",
+        "replace-down-replica" => "a store is down",
+        "replace-offline-replica" => "a store is being emptied",
+        "move-to-better-place" => "replicas stand too close together",
+        "remove-extra-replica" | "remove-extra-learner" => "there is one too many",
+        "remove-lost-learner" => "a new replica cannot be fed",
+        "promote-learner" => "a vote is missing and its data is there",
+        "leave-joint" => "a change of members is half done",
+        "split-by-size" => "the region is larger than was set",
+        "split-at-keys" => "somebody asked for a cut there",
+        "scatter-region" => "somebody wants it spread",
+        "balance-region" => "stores hold unequal amounts",
+        "balance-leader" => "stores lead unequal numbers",
+        "balance-hot-region" => "one store leads more load than others",
+        "evict-leader" => "a store shall lead nothing",
+        "grant-leader" => "a store shall lead",
+        "shuffle-leader" | "shuffle-region" => "shuffling was turned on",
+        _ => "somebody asked for it",
+    }
+}
+
+/// Those that have ended, the oldest first, as far as they are remembered: as sentences, or with `?object=true` as
+/// objects; with `?from=` those since this second of 1970.
+async fn records(State(api): State<Api>, uri: Uri) -> Result<Response, Refusal> {
+    let parameters = Parameters::of(&uri);
+    let from = match parameters.texts("from").next().as_deref() {
+        None | Some("") => 0,
+        Some(text) => {
+            let refusal = |_| refused(format!("from is {text:?}; wanted are seconds since 1970"));
+            text.parse::<u64>().map_err(refusal)?
+        }
+    };
+    let is_wanted = |ended: &&Ended| ended.at.wall_ms / 1_000 >= from;
+    let mut ended: Vec<Ended> =
+        api.shared.cluster().ended_operators()?.take_while(is_wanted).cloned().collect();
+    ended.reverse();
+    if parameters.is_on("object") {
+        let shapes: Vec<EndedShape> = ended.iter().map(EndedShape::new).collect();
+        return Ok(Json(shapes).into_response());
+    }
+    let sentence = |ended: &Ended| format!("{}: {}", ended.operator, ended.ending);
+    Ok(Json(ended.iter().map(sentence).collect::<Vec<_>>()).into_response())
 }
 
 async fn operator(State(api): State<Api>, Path(region): Path<String>) -> Answer<String> {

@@ -6,6 +6,7 @@
 use serde_json::{Value, json};
 use skerry_proto::metapb::Peer;
 use skerry_proto::pdpb::*;
+use skerry_raftstore::time::Clock;
 
 use super::harness::{Served, region, store};
 use super::http::{get, tell};
@@ -64,6 +65,8 @@ async fn an_operator_is_created_listed_and_cancelled() {
     let object = get(&served, "/operators?object=true").await;
     assert_eq!((&object[0]["region_id"], &object[0]["done"]), (&json!(2), &json!(0)));
     assert_eq!(object[0]["steps"].as_array().map(Vec::len), Some(2));
+    assert_eq!(object[0]["why"], "somebody asked for it");
+    assert_eq!(get(&served, "/operators/records").await, json!([]));
 
     // One operator a region.
     let again = r#"{"name": "remove-peer", "region_id": 2, "store_id": 3}"#;
@@ -75,6 +78,17 @@ async fn an_operator_is_created_listed_and_cancelled() {
     let ended = get(&served, "/operators/2").await;
     assert!(ended.as_str().expect("a sentence").ends_with("cancelled: by hand"), "{ended}");
     assert_refused(&served, &[("DELETE", "/operators/2", "", 404, "has no operator")]).await;
+    assert_eq!(get(&served, "/operators/records").await, json!([ended]));
+    let second = served.clock.wall_ms() / 1_000;
+    let record = &get(&served, &format!("/operators/records?object=true&from={second}")).await[0];
+    assert_eq!(
+        (&record["ending"], &record["region_id"]),
+        (&json!("cancelled: by hand"), &json!(2))
+    );
+    let later = get(&served, &format!("/operators/records?from={}", second + 1)).await;
+    assert_eq!(later, json!([]));
+    let nonsense = [("GET", "/operators/records?from=noon", "", 400, "seconds since 1970")];
+    assert_refused(&served, &nonsense).await;
     let lines = get(&served, "/operators/2/explain").await["lines"].to_string();
     assert!(lines.contains("scheduling is halted") && lines.contains("by hand"), "{lines}");
 }
