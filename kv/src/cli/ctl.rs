@@ -5,12 +5,13 @@
 //! directions. With `--json` every command prints one JSON value.
 //!
 //! Pairs, regions and timestamps are asked for as client libraries do, over gRPC; what only people want ([`store`],
-//! [`operator`], [`balancer`], [`gc`]), over the JSON interface of the same port ([`http`]).
+//! [`operator`], [`balancer`], [`gc`]), over the JSON interface of the same port ([`super::http`]).
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use skerry_proto::types::Ts;
 
+use super::http::{self, Http};
 use super::say;
 use super::text::{escape, table, unescape};
 use crate::error::{Error, Result};
@@ -19,12 +20,9 @@ use crate::net::SchedulerClient;
 
 mod balancer;
 mod gc;
-mod http;
 mod operator;
 mod raw;
 mod store;
-
-use self::http::Http;
 
 /// Where a scheduler is when nobody says otherwise.
 pub(super) const DEFAULT_SCHEDULER: &str = "127.0.0.1:2379";

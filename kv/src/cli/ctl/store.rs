@@ -1,11 +1,11 @@
 //! `skerry ctl store`: how stores are, emptying them, and what is set about them.
 
-use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
+use super::super::progress::{Part, Progress};
 use super::http::Http;
 use super::{Answer, said, shown, table, titled};
 use crate::error::{Error, Result};
@@ -140,32 +140,25 @@ fn one_label(label: &Value) -> String {
     format!("{}={}", shown(&label["key"]), shown(&label["value"]))
 }
 
-/// Shows how far a store is, until it is empty or somebody takes it back. On a terminal the line is written over; else
-/// there is a line for each change.
+/// Shows how far a store is, until it is empty or somebody takes it back.
 async fn follow(http: &Http, id: u64, is_json: bool) -> Result<Answer> {
-    let is_terminal = std::io::stdout().is_terminal();
-    let mut last = String::new();
+    let mut progress = Progress::new(is_json);
     loop {
         let found = http.get(&format!("/store/{id}")).await?;
         let state = shown(&found["store"]["state_name"]);
         if state != "Offline" {
-            let end = if is_terminal && !is_json && !last.is_empty() { "\n" } else { "" };
+            let end = progress.ending();
             let sentence = match &state[..] {
                 "Tombstone" => format!("{end}store {id} is empty and out of the cluster\n"),
                 _ => format!("{end}store {id} was taken back\n"),
             };
             return Ok(Answer { text: sentence, json: json!({ "id": id, "state": state }) });
         }
-        let line = shown(&found["status"]["leaving"]["summary"]);
-        if line != last && !is_json {
-            let mut output = std::io::stdout().lock();
-            let _ = match is_terminal {
-                true => write!(output, "\r\x1b[K{line}"),
-                false => writeln!(output, "{line}"),
-            };
-            let _ = output.flush();
-            last = line;
-        }
+        let leaving = &found["status"]["leaving"];
+        let count = |name: &str| leaving[name].as_u64().unwrap_or(0);
+        let all = count("at_first");
+        let part = Part { done: all.saturating_sub(count("left")), all };
+        progress.show(part, &shown(&leaving["summary"]));
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }

@@ -1,4 +1,4 @@
-//! What `skerry ctl` asks the scheduler over HTTP: one connection a request, the whole answer, JSON.
+//! What commands for people ask the scheduler over HTTP: one connection a request, the whole answer, JSON.
 //!
 //! HTTP/1.0, so that an answer ends where the connection does. No client library knows less, and none is needed.
 
