@@ -33,8 +33,8 @@ use crate::error::{Error, Result};
 use crate::metrics::{Metrics, cpu_seconds};
 use crate::net::SchedulerClient;
 
-mod cluster;
-mod keys;
+pub(super) mod cluster;
+pub(super) mod keys;
 mod own;
 mod record;
 mod workload;

@@ -27,6 +27,7 @@ use crate::metrics;
 mod bench;
 mod config;
 mod ctl;
+mod demo;
 mod http;
 mod placement;
 mod playground;
@@ -64,6 +65,8 @@ enum Command {
     Ctl(ctl::Arguments),
     /// Measure a running cluster, or one that is started for it
     Bench(bench::Arguments),
+    /// Watch a cluster split, balance itself or survive the death of a store
+    Demo(demo::Arguments),
 }
 
 /// What every process that serves takes.
@@ -97,6 +100,7 @@ fn run(command: Command) -> Result<()> {
         Command::Config(command) => config::run(command),
         Command::Ctl(arguments) => ctl::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
+        Command::Demo(arguments) => demo::run(arguments),
     }
 }
 

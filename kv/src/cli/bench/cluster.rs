@@ -1,4 +1,4 @@
-//! A cluster as the benchmark's clients know it: regions, leaders, connections.
+//! A cluster as clients of commands (the benchmark, the demos) know it: regions, leaders, connections.
 //!
 //! 1. Regions are looked up at the scheduler once and kept by their end. A request goes to the leader of its key's
 //!    region.
@@ -49,7 +49,7 @@ struct Lines {
 }
 
 /// See the module.
-pub(super) struct Cluster {
+pub(in crate::cli) struct Cluster {
     scheduler: SchedulerClient,
     space: RawSpace,
     /// By end; the last region's end, which is empty, counts as behind all.
@@ -71,7 +71,7 @@ enum Miss {
 
 impl Cluster {
     /// Finds the stores and regions of a cluster.
-    pub(super) async fn connect(
+    pub(in crate::cli) async fn connect(
         scheduler: SchedulerClient,
         connections: usize,
         patience: Duration,
@@ -102,7 +102,7 @@ impl Cluster {
     }
 
     /// Reads a key; nothing if it is not there.
-    pub(super) async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+    pub(in crate::cli) async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         let key = self.space.key(key);
         let get = |mut store: TikvClient<Channel>, context| {
             let request = RawGetRequest { context, key: key.clone(), ..Default::default() };
@@ -116,7 +116,7 @@ impl Cluster {
     }
 
     /// Writes a key.
-    pub(super) async fn put(&self, key: &[u8], value: Bytes) -> Result<()> {
+    pub(in crate::cli) async fn put(&self, key: &[u8], value: Bytes) -> Result<()> {
         let key = self.space.key(key);
         let put = |mut store: TikvClient<Channel>, context| {
             let (key, value) = (key.clone(), value.clone());

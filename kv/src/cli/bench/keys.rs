@@ -26,17 +26,17 @@ pub(super) enum Distribution {
 
 /// A source of numbers that depends on its seed alone.
 #[derive(Clone, Debug)]
-pub(super) struct Dice {
+pub(in crate::cli) struct Dice {
     state: u64,
 }
 
 impl Dice {
-    pub(super) fn new(seed: u64) -> Dice {
+    pub(in crate::cli) fn new(seed: u64) -> Dice {
         Dice { state: splitmix64(seed) }
     }
 
     /// Any number.
-    pub(super) fn number(&mut self) -> u64 {
+    pub(in crate::cli) fn number(&mut self) -> u64 {
         self.state = self.state.wrapping_add(1);
         splitmix64(self.state)
     }
@@ -113,7 +113,7 @@ pub(super) fn key_bytes(number: u64, length: usize) -> Vec<u8> {
 }
 
 /// A value that nothing can compress.
-pub(super) fn value_bytes(dice: &mut Dice, length: usize) -> Vec<u8> {
+pub(in crate::cli) fn value_bytes(dice: &mut Dice, length: usize) -> Vec<u8> {
     let mut value = Vec::with_capacity(length + 7);
     while value.len() < length {
         value.extend_from_slice(&dice.number().to_le_bytes());
