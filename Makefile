@@ -42,6 +42,9 @@ sim: build ## Run seeds of the simulator (SEEDS=500), or replay one with its sto
 chaos: build ## Kill stores of a real cluster again and again while clients work (CHAOS_SECONDS=600)
 	@CHAOS_SECONDS=$(or $(CHAOS_SECONDS),600) tests/chaos.sh
 
+placement: build ## Kill, fill and empty stores of four, and the scheduler, at full size (RESULTS=1 keeps the counts)
+	@RESULTS=$(RESULTS) FILTER=$(FILTER) tests/placement.sh
+
 lint: setup ## Formatting and clippy, without changing anything
 	@cargo fmt --all --check
 	@cargo clippy --locked --workspace --all-targets $(JOBS) -- -D warnings
@@ -75,4 +78,4 @@ verify: ## What CI runs: lint, tests, and the check that RocksDB was compiled on
 	@$(MAKE) --no-print-directory test
 	@.ci/setup --rocksdb-once
 
-.PHONY: help setup build run test labs sim chaos planted lint fmt golden bench bench-store bench-regions bench-scheduler memory verify
+.PHONY: help setup build run test labs sim chaos placement planted lint fmt golden bench bench-store bench-regions bench-scheduler memory verify

@@ -331,9 +331,17 @@ pub fn shout(address: SocketAddr, bytes: &[u8]) -> Option<Vec<u8>> {
 
 /// One request by bare HTTP/1.1: the status code and the body.
 pub fn http(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
+    http_with_body(address, method, path, "")
+}
+
+/// The same with a body.
+pub fn http_with_body(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
     let mut stream = connect(address);
-    let request =
-        format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    );
     stream.write_all(request.as_bytes()).expect("a serving port takes a request");
     let heard = read_to_close(&mut stream).expect("an asked server answers and closes");
     let heard = String::from_utf8_lossy(&heard).into_owned();

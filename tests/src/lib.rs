@@ -14,6 +14,7 @@
 //! | the binary behaves: flags, messages, signals, `kill -9` | a story with a real process | `tests/processes.rs` |
 //! | many commands go through one stream | a story with a real process | `tests/wire.rs` |
 //! | strangers' requests harm nobody | a story with a real process | `tests/bad_input.rs` |
+//! | the scheduler places replicas of real stores | a story of processes | `tests/placement.rs` |
 //! | clients that were not written here work | the same, through that client | `tests/clients.rs` |
 //! | a rule of style that a machine can check | a rule | `tests/tidy.rs` |
 //!

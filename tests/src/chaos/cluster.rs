@@ -46,31 +46,42 @@ impl Cluster {
     /// Starts a scheduler and `count` stores, and waits until every region has a replica on three of them.
     /// `flags` are for the stores.
     pub async fn start(count: usize, flags: &[(&str, &str)]) -> Cluster {
-        Cluster::begin(count, flags, None, false).await
+        Cluster::begin(count, flags, None, "", false).await
+    }
+
+    /// The same, with this configuration for the scheduler and the stores.
+    pub async fn start_configured(count: usize, configuration: &str) -> Cluster {
+        Cluster::begin(count, &[], None, configuration, false).await
     }
 
     /// The same with lines between the stores that can be cut.
     pub async fn start_with_lines(count: usize, flags: &[(&str, &str)]) -> Cluster {
-        Cluster::begin(count, flags, Some(Lines::new()), false).await
+        Cluster::begin(count, flags, Some(Lines::new()), "", false).await
     }
 
     /// The same with a director, who may tell the stores what to do.
     pub async fn start_with_director(count: usize, flags: &[(&str, &str)]) -> Cluster {
-        Cluster::begin(count, flags, None, true).await
+        Cluster::begin(count, flags, None, "", true).await
     }
 
     async fn begin(
         count: usize,
         flags: &[(&str, &str)],
         lines: Option<Lines>,
+        configuration: &str,
         has_director: bool,
     ) -> Cluster {
         let ground = Ground::new();
-        let launch = ground.scheduler();
+        let mut launch = ground.scheduler();
+        let flags = flags.iter().map(|(flag, value)| (flag.to_string(), value.to_string()));
+        let mut flags: Vec<(String, String)> = flags.collect();
+        if !configuration.is_empty() {
+            let file = ground.file("skerry.toml", configuration).display().to_string();
+            launch = launch.with("--config", &file);
+            flags.push(("--config".to_string(), file));
+        }
         let advertised = launch.addresses().scheduler;
         let scheduler = Member { process: Some(launch.start()), launch, advertised };
-        let flags = flags.iter().map(|(flag, value)| (flag.to_string(), value.to_string()));
-        let flags = flags.collect();
         let director = has_director.then(|| Director::start(advertised));
         let mut cluster = Cluster { scheduler, stores: Vec::new(), flags, lines, director, ground };
         (0..count).for_each(|_| cluster.add_store());
@@ -153,12 +164,12 @@ impl Cluster {
         self.stores.iter().position(is_there)
     }
 
-    /// The id of a store, if the scheduler knows it.
+    /// The id of a store, if the scheduler knows it and has not buried it.
     pub async fn store_id(&self, number: usize) -> Option<u64> {
         let mut scheduler = scheduler(self.scheduler());
         let cluster_id = cluster_id(&mut scheduler).await.ok()?;
         let header = Some(RequestHeader { cluster_id, ..RequestHeader::default() });
-        let request = GetAllStoresRequest { header, ..GetAllStoresRequest::default() };
+        let request = GetAllStoresRequest { header, exclude_tombstone_stores: true };
         let stores = scheduler.get_all_stores(request).await.ok()?.into_inner().stores;
         let address = self.stores[number].advertised.to_string();
         stores.into_iter().find(|store| store.address == address).map(|store| store.id)

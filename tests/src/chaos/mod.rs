@@ -4,7 +4,9 @@
 //!   be killed, frozen and started again;
 //! * [`Load`]: clients that get, put and compare-and-set a few keys through whoever leads, and a history of it
 //!   for the checker of linearizability;
-//! * [`Ledger`]: what one client was acknowledged, to be read again through anybody.
+//! * [`Ledger`]: what one client was acknowledged, to be read again through anybody;
+//! * [`Writers`]: clients that write everywhere and repeat as standard clients do ([`PatientClient`]), for minutes;
+//! * [`Placement`]: where replicas stand, as the scheduler tells it.
 //!
 //! What it does not do: it decides nothing. The test says who dies and when.
 
@@ -12,8 +14,14 @@ mod client;
 mod cluster;
 mod ledger;
 mod load;
+mod patient;
+mod placed;
+mod writers;
 
 pub use client::RoutingClient;
 pub use cluster::Cluster;
 pub use ledger::Ledger;
 pub use load::{Load, Report};
+pub use patient::PatientClient;
+pub use placed::{Placed, Placement, ctl, cut, get};
+pub use writers::{Habit, Outcome, Writers, value_of};
