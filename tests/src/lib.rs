@@ -14,6 +14,7 @@
 //! | the binary behaves: flags, messages, signals, `kill -9` | a story with a real process | `tests/processes.rs` |
 //! | many commands go through one stream | a story with a real process | `tests/wire.rs` |
 //! | strangers' requests harm nobody | a story with a real process | `tests/bad_input.rs` |
+//! | what a person watches is drawn and leaves nothing behind | the same, in a terminal | `tests/demo.rs` |
 //! | the scheduler places replicas of real stores | a story of processes | `tests/placement.rs` |
 //! | clients that were not written here work | the same, through that client | `tests/clients.rs` |
 //! | a rule of style that a machine can check | a rule | `tests/tidy.rs` |
@@ -22,8 +23,9 @@
 //!
 //! The modules here serve those files: [`process`] starts the binary, [`client`] and [`commands`] talk to it,
 //! [`power_loss`] takes its power away, [`chaos`] runs a cluster of processes, [`director`] gives its stores orders,
-//! [`proxy`] cuts the lines between them, [`damage`] harms their files, [`wait`] is the only clock. A process test
-//! costs a second and can meet a busy machine, so whatever can be shown without one is shown without one.
+//! [`proxy`] cuts the lines between them, [`damage`] harms their files, [`terminal`] is one to draw in, [`wait`] is the
+//! only clock. A process test costs a second and can meet a busy machine, so whatever can be shown without one is shown
+//! without one.
 
 pub mod chaos;
 pub mod checker;
@@ -37,6 +39,7 @@ pub mod power_loss;
 pub mod process;
 pub mod proxy;
 pub mod sim;
+pub mod terminal;
 pub mod wait;
 
 /// Whether a test that cannot run here must fail instead of saying so: what runs unattended has nobody who
