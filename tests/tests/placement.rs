@@ -35,6 +35,8 @@ const REPLICAS: usize = 3;
 const QUIET: Duration = Duration::from_secs(2);
 /// Replicas must be made anew, and a new store filled, in this time.
 const LIMIT: Duration = Duration::from_secs(60);
+/// Between two looks at all regions: a list of a thousand costs something, and the machine has other things to do.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Changes of a region's epoch by one move: a learner comes, two change places, the change ends for both, one goes.
 const CHANGES_PER_MOVE: u64 = 6;
 
@@ -121,12 +123,18 @@ fn state_of(cluster: &Cluster, store: u64) -> String {
     found["store"]["state_name"].as_str().unwrap_or_default().to_string()
 }
 
+/// Where replicas stand a moment later.
+async fn next_look(cluster: &Cluster) -> Placement {
+    let_pass_async(LOOK_INTERVAL).await;
+    Placement::of(cluster.scheduler())
+}
+
 /// Waits until `holds` and the scheduler has had nothing to do for a while.
 async fn until_quiet(cluster: &Cluster, holds: impl Fn(&Placement) -> bool) -> Placement {
     let mut since = Stopwatch::start();
     loop {
         let placement = until_async("it holds", async || {
-            let placement = Placement::of(cluster.scheduler());
+            let placement = next_look(cluster).await;
             holds(&placement).then_some(placement)
         })
         .await;
@@ -136,7 +144,6 @@ async fn until_quiet(cluster: &Cluster, holds: impl Fn(&Placement) -> bool) -> P
         if since.elapsed() >= QUIET {
             return placement;
         }
-        let_pass_async(Duration::from_millis(100)).await;
     }
 }
 
@@ -166,7 +173,7 @@ fn assert_nothing_lost(what: &str, outcome: &Outcome) {
 async fn until_healed(cluster: &Cluster, dead: u64) -> Duration {
     let watch = Stopwatch::start();
     until_async("every region has its replicas on stores that live", async || {
-        let placement = Placement::of(cluster.scheduler());
+        let placement = next_look(cluster).await;
         let is_gone = !placement.held().contains_key(&dead);
         (is_gone && placement.is_whole(REPLICAS)).then_some(())
     })
@@ -187,7 +194,7 @@ fn replicas_by_itself(cluster: &Cluster, number: usize) -> BTreeSet<(u64, u64)> 
 async fn until_cleaned(cluster: &Cluster, number: usize) {
     until_async("the store has nothing that it should not have", async || {
         let own = replicas_by_itself(cluster, number);
-        let placement = Placement::of(cluster.scheduler());
+        let placement = next_look(cluster).await;
         let known = |(region, peer): &(u64, u64)| {
             placement.regions.iter().any(|it| it.id == *region && it.peers.contains_key(peer))
         };
@@ -300,7 +307,7 @@ async fn an_empty_store_is_filled_with_few_moves_and_then_nothing_moves() {
     let (watch, written) = (Stopwatch::start(), writers.acknowledged());
     ctl(scheduler, "scheduler pause all 0").assert_clean();
     until_async("stores are even within a tenth", async || {
-        let (most, fewest) = Placement::of(scheduler).extremes(&stores);
+        let (most, fewest) = next_look(&cluster).await.extremes(&stores);
         ((most - fewest) * 10 <= (most + fewest) / 2).then_some(())
     })
     .await;
