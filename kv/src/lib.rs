@@ -15,13 +15,15 @@
 //! | [`net`] | the client of the scheduler | `error`, `metrics` |
 //! | [`server`] | gRPC and HTTP: services, limits, status pages | all above |
 //! | [`node`] | a store: everything assembled in order and stopped in reverse | all above |
+//! | [`embedded`] | the library: a database in this process | all above, and the scheduler |
 //! | [`cli`] | the command line | all above, and the scheduler |
 //!
-//! **Invariant.** tokio, tonic and axum are named in `server`, `net`, `cli` and by the assembly in `node`, and
-//! nowhere else: everything below can run under a simulator.
+//! **Invariant.** tokio, tonic and axum are named in `server`, `net`, `cli` and by the assembly in `node` and
+//! `embedded`, and nowhere else: everything below can run under a simulator.
 
 pub mod cli;
 pub mod config;
+pub mod embedded;
 pub mod error;
 pub mod gc;
 pub mod logging;

@@ -46,13 +46,14 @@ use crate::raw::value::expiry_of;
 use crate::server::deadlocks::{DeadlockService, IsDetector};
 use crate::server::kv_service::{KvService, Surroundings};
 use crate::server::{self, status};
-use crate::storage::ApiVersion;
+use crate::storage::{ApiVersion, Storage};
 use crate::txn::TxnStore;
 
 mod core;
-mod identity;
+pub(crate) mod identity;
 pub mod limits;
-mod membership;
+pub(crate) mod membership;
+pub(crate) mod scheduler;
 mod vitals;
 
 use core::{Core, Engines};
@@ -113,6 +114,8 @@ pub struct Node {
     engine: Arc<RocksEngine>,
     core: Core,
     raw: Arc<RawStore>,
+    txn: Arc<TxnStore>,
+    timestamps: Arc<PatientTimestamps>,
     metrics: Arc<Metrics>,
     /// Turns to true when the store stops; both servers listen to it.
     stopping: watch::Sender<bool>,
@@ -206,11 +209,12 @@ impl Node {
 
         let timestamps = PatientTimestamps::new(Arc::clone(&scheduler), logger.clone());
         let detecting = Deadlocks::start(Arc::clone(&scheduler), logger.clone());
-        let txn = transactions(&core, &identity, &config, timestamps, &raw, detecting);
+        let now = Arc::clone(&timestamps);
+        let txn = transactions(&core, &identity, &config, now, &raw, detecting);
         let collector = collector(&core, &identity, &config, &scheduler, &txn, &logger);
         let pages = pages(&config, &vitals, &metrics);
         let around = around(&core, &identity, &engine, &metrics, &stopping, &config);
-        let service = KvService::new(Arc::clone(&raw), txn, around);
+        let service = KvService::new(Arc::clone(&raw), Arc::clone(&txn), around);
         let service = (service, DeadlockService::new(is_detector(&core), stopping.subscribe()));
         let servers = vec![
             spawn_server(serve_clients(&config, listeners.store, service, &metrics, &stopping)),
@@ -221,6 +225,8 @@ impl Node {
             engine,
             core,
             raw,
+            txn,
+            timestamps,
             metrics,
             stopping,
             servers,
@@ -235,6 +241,26 @@ impl Node {
     /// The store's id in its cluster.
     pub fn store_id(&self) -> u64 {
         self.identity.store_id.get()
+    }
+
+    /// What keeps its data, for who calls it without the wire; to be let go before it stops.
+    pub(crate) fn storage(&self) -> Arc<dyn Storage> {
+        self.core.storage()
+    }
+
+    /// The raw API, as [`Node::storage`].
+    pub(crate) fn raw(&self) -> Arc<RawStore> {
+        Arc::clone(&self.raw)
+    }
+
+    /// The transactional API, as [`Node::storage`].
+    pub(crate) fn transactions(&self) -> Arc<TxnStore> {
+        Arc::clone(&self.txn)
+    }
+
+    /// Where its timestamps come from, as [`Node::storage`].
+    pub(crate) fn timestamps(&self) -> Arc<PatientTimestamps> {
+        Arc::clone(&self.timestamps)
     }
 
     /// Step 6: registers, begins to beat, and waits until the scheduler sends clients here. A scheduler that does
@@ -438,7 +464,7 @@ fn purpose(mode: Mode, config: &Config) -> Purpose {
     }
 }
 
-fn open_engine(
+pub(crate) fn open_engine(
     config: &Config,
     mode: Mode,
     directory: &DataDirectory,

@@ -80,7 +80,7 @@ pub fn free_port() -> u16 {
 }
 
 /// The first of `count` ports in a row that nobody holds now.
-fn free_ports(count: u16) -> u16 {
+pub fn free_ports(count: u16) -> u16 {
     for _ in 0..PORTS {
         let first = free_port();
         // Those behind it are given out, too.

@@ -1,6 +1,6 @@
 //! The example programs of `kv/examples`: each tells a story that it checks itself, and must come to its end.
 //!
-//! 1. `kvstore` and `node` are run as a reader would, without arguments.
+//! 1. `kvstore`, `node` and `embedded` are run as a reader would, without arguments.
 //! 2. `node` is run as one node of its own, and spoken to.
 
 use std::io::Write as _;
@@ -57,6 +57,27 @@ fn the_node_tells_its_story() {
         "node: every step was checked",
     ];
     assert_tells(&story_of(output), &lines);
+}
+
+#[test]
+fn the_library_tells_its_story() {
+    let ground = Ground::new();
+    let output = Command::new(example("embedded")).output().expect("it can be executed");
+    let lines = [
+        "a second one is refused",
+        "opened again: all pairs are as they were",
+        "embedded: every step was checked",
+    ];
+    assert_tells(&story_of(output), &lines);
+
+    // Twice as a file describes it: the second time it finds what the first one has left.
+    let data = ground.path("data");
+    let text = format!("mode: config\nserversNum: 1\npersistPath: {}\n", data.display());
+    let file = ground.file("config.yaml", &text);
+    let run = || Command::new(example("embedded")).arg(&file).output().expect("it can be executed");
+    assert_tells(&story_of(run()), &["opened: 0 pairs", "embedded: every step was checked"]);
+    let again = story_of(run());
+    assert!(!again.contains("opened: 0 pairs"), "{again}");
 }
 
 #[test]

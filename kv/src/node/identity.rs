@@ -107,7 +107,8 @@ async fn check_cluster(directory: &DataDirectory, scheduler: &SchedulerClient) -
     }
 }
 
-fn write_regions(engine: &dyn Engine, regions: &[metapb::Region]) -> Result<()> {
+/// Writes the regions of a new standalone store.
+pub(crate) fn write_regions(engine: &dyn Engine, regions: &[metapb::Region]) -> Result<()> {
     let (start, end) = keys::region_states();
     let mut batch = WriteBatch::new();
     batch.delete_range(ColumnFamily::Raft, KeyRange { start, end });
@@ -119,7 +120,7 @@ fn write_regions(engine: &dyn Engine, regions: &[metapb::Region]) -> Result<()> 
 }
 
 /// The regions of an earlier start. Those of another store mean that somebody has swapped directories.
-fn read_regions(engine: &dyn Engine, store_id: StoreId) -> Result<Vec<metapb::Region>> {
+pub(crate) fn read_regions(engine: &dyn Engine, store_id: StoreId) -> Result<Vec<metapb::Region>> {
     let damaged = |reason: String| {
         let what = "the store's list of regions".to_string();
         Error::Store(skerry_raftstore::Error::Damaged { what, reason })

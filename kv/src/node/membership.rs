@@ -30,7 +30,7 @@ use crate::net::scheduler_client::SchedulerClient;
 use crate::storage::ApiVersion;
 
 /// The label by which a store tells the API version of its cluster.
-pub(super) const VERSION_LABEL: &str = "skerry.api-version";
+pub(crate) const VERSION_LABEL: &str = "skerry.api-version";
 
 /// Reads who the store is, or learns it on the first start (step 1). `wanted` is the API version that the
 /// operator asked for, if any.
