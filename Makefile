@@ -64,6 +64,9 @@ bench: build ## Run the benchmarks beside their references and print a table
 bench-store: build ## Puts through three replicas in one process, beside what the disk does without us
 	@cargo bench --locked --workspace --profile dev $(JOBS) --bench store -- $(ARGS)
 
+bench-txn: build ## Transactions beside raw puts of the same size, reads beside RocksDB's
+	@cargo bench --locked --workspace --profile dev $(JOBS) --bench txn -- $(ARGS)
+
 bench-regions: build ## What thousands of idle regions cost: start, CPU, memory
 	@cargo bench --locked --workspace --profile dev $(JOBS) --bench regions -- $(ARGS)
 
@@ -78,4 +81,4 @@ verify: ## What CI runs: lint, tests, and the check that RocksDB was compiled on
 	@$(MAKE) --no-print-directory test
 	@.ci/setup --rocksdb-once
 
-.PHONY: help setup build run test labs sim chaos placement planted lint fmt golden bench bench-store bench-regions bench-scheduler memory verify
+.PHONY: help setup build run test labs sim chaos placement planted lint fmt golden bench bench-store bench-txn bench-regions bench-scheduler memory verify
