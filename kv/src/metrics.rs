@@ -182,7 +182,16 @@ fn process() -> Vec<Reading> {
 
 /// Memory of this process that is in RAM, where the system says so.
 pub fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    resident("self")
+}
+
+/// Memory of another process that is in RAM, where the system says so.
+pub fn resident_bytes_of(process: u32) -> Option<u64> {
+    resident(&process.to_string())
+}
+
+fn resident(process: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes << 10)
@@ -201,6 +210,13 @@ pub fn cpu_seconds(process: Option<u32>) -> f64 {
     // In user mode and in the kernel: fields 14 and 15, counted from 1 and with the two before these.
     let ticks = fields.split(' ').skip(11).take(2);
     ticks.map(|ticks| ticks.parse().unwrap_or(0.0)).sum::<f64>() / KERNEL_TICKS
+}
+
+/// Bytes that a process has had written to disks, where the system says so.
+pub fn written_bytes(process: u32) -> Option<u64> {
+    let counts = std::fs::read_to_string(format!("/proc/{process}/io")).ok()?;
+    let count = counts.lines().find_map(|line| line.strip_prefix("write_bytes:"))?;
+    count.trim().parse().ok()
 }
 
 /// When this was first asked, which `main` does at once: the reading uptimes are measured from.

@@ -1,9 +1,11 @@
 //! `skerry bench` as its user meets it: figures that add up, clear words when it cannot work, nothing left behind.
 
 use std::net::TcpStream;
+use std::process::Command;
 
 use serde_json::Value;
 use skerry_tests::process::{Ended, Ground, Launch, Process};
+use skerry_tests::wait;
 
 /// A small measurement of what these words name.
 fn bench(words: &[&str]) -> Launch {
@@ -93,4 +95,199 @@ fn an_interrupt_before_it_measures_stops_the_cluster_that_was_being_started() {
 fn a_cluster_that_is_not_there_is_named() {
     let ended = bench(&["put"]).with("--scheduler-addr", "127.0.0.1:1").run_to_end();
     ended.assert_refused(&["127.0.0.1:1"]);
+}
+
+/// The first result, as a number.
+fn number(results: &Value, name: &str) -> f64 {
+    let found = &results["results"][0][name];
+    found.as_f64().unwrap_or_else(|| panic!("{name} is no number: {results}"))
+}
+
+#[test]
+fn servers_of_its_own_are_measured_too() {
+    let ended = bench(&["put", "--separate"])
+        .with("--operations", "300")
+        .with("--value-size", "1000")
+        .run_to_end();
+    ended.assert_clean();
+    let results = results(&ended);
+    assert_eq!(results["results"][0]["failed"], 0, "{results}");
+    assert!(number(&results, "servers_cpu_us_per_operation") > 0.0, "{results}");
+    // Three replicas each log what they store.
+    assert!(number(&results, "raft_log_bytes_per_user_byte") > 3.0, "{results}");
+    assert!(
+        results["results"][0]["servers"]["resident_bytes"].as_u64() > Some(1 << 20),
+        "{results}"
+    );
+}
+
+#[test]
+fn transactions_of_one_region_and_of_two_commit() {
+    let ended = bench(&["txn-one-region", "txn-two-regions"])
+        .with("--regions", "3")
+        .with("--operations", "100")
+        .run_to_end();
+    ended.assert_clean();
+    for result in results(&ended)["results"].as_array().expect("a list") {
+        let counts = (&result["operations"], &result["failed"]);
+        assert_eq!(counts, (&100.into(), &0.into()), "{result}");
+    }
+}
+
+#[test]
+fn two_regions_are_wanted_where_there_is_one() {
+    bench(&["txn-two-regions"])
+        .run_to_end()
+        .assert_refused(&["all keys lie in one region", "--regions 2"]);
+}
+
+#[test]
+fn commands_in_batches_are_done_or_the_store_says_that_it_does_not_serve_them() {
+    let ended = bench(&["put"]).with("--api", "batch").with("--operations", "200").run_to_end();
+    if ended.status.success() {
+        assert_eq!(number(&results(&ended), "operations"), 200.0);
+        assert_eq!(number(&results(&ended), "failed"), 0.0);
+    } else {
+        ended.assert_failed(&["no put was done", "does not serve such requests"]);
+    }
+}
+
+/// Whether a program of a peer can be run here. If not, this is said: no figure of ours depends on it.
+fn is_there(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output().is_ok();
+    if !found {
+        eprintln!("\nnot tested here: {program} is not installed");
+    }
+    found
+}
+
+#[test]
+fn peers_do_the_same_work() {
+    for (peer, program, workloads) in [
+        ("etcd", "etcd", &["put", "get", "scan", "ycsb-a"][..]),
+        ("redis", "redis-server", &["put", "get", "ycsb-a"]),
+    ] {
+        if !is_there(program) {
+            continue;
+        }
+        let ended =
+            bench(workloads).with("--target", peer).with("--operations", "100").run_to_end();
+        ended.assert_clean();
+        let results = results(&ended);
+        assert_eq!(results["target"], peer);
+        let done = results["results"].as_array().expect("a list");
+        assert_eq!(done.len(), workloads.len(), "{results}");
+        for result in done {
+            let counts = (&result["operations"], &result["failed"]);
+            assert_eq!(counts, (&100.into(), &0.into()), "{result}");
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_is_not_installed_is_named_with_its_package() {
+    for (peer, package) in [("etcd", "etcd-server"), ("redis", "redis-server")] {
+        let launch = bench(&["put"]).with("--target", peer).environment([("PATH", "/nowhere")]);
+        launch
+            .run_to_end()
+            .assert_refused(&["cannot be run", &format!("apt-get install {package}")]);
+    }
+}
+
+#[test]
+fn what_a_peer_cannot_do_is_refused_before_anything_is_started() {
+    let redis = bench(&["scan"]).with("--target", "redis").run_to_end();
+    redis.assert_refused(&["nothing to scan"]);
+    let etcd = bench(&["txn-one-region"]).with("--target", "etcd").run_to_end();
+    etcd.assert_refused(&["txn-one-region is not measured on etcd"]);
+}
+
+#[test]
+fn keys_that_do_not_fit_on_the_disk_are_refused() {
+    let ended = bench(&["get"]).with("--keys", "1000000000").with("--value-size", "4000000");
+    ended.run_to_end().assert_refused(&["1000000000 keys", "MiB free"]);
+}
+
+#[test]
+fn a_cluster_without_a_leader_is_told_as_such_and_not_as_a_rate() {
+    let ground = Ground::new();
+    let scheduler = ground.scheduler().start();
+    let address = scheduler.addresses().scheduler;
+    let mut stores: Vec<Process> =
+        ["one", "two", "three"].map(|name| ground.member(address, name).start()).into();
+    let first = bench(&["put"]).with("--scheduler-addr", address.to_string());
+    let first = first.with("--operations", "10");
+    // Three replicas are made before two of them are lost.
+    wait::until("the region has three replicas", || {
+        let (_, body) = skerry_tests::client::http(address, "GET", "/pd/api/v1/regions");
+        let regions: Value = serde_json::from_str(&body).expect("JSON");
+        let regions = regions["regions"].as_array().expect("a list").clone();
+        let is_whole = |region: &Value| region["peers"].as_array().map(Vec::len) == Some(3);
+        (!regions.is_empty() && regions.iter().all(is_whole)).then_some(())
+    });
+    first.run_to_end().assert_clean();
+    for store in stores.drain(1..) {
+        store.kill();
+    }
+    let ended = first.with("--patience", "1").with("--seconds", "1").run_to_end();
+    ended.assert_failed(&["no put was done"]);
+    assert_eq!(number(&results(&ended), "operations"), 0.0);
+}
+
+#[test]
+fn servers_end_even_if_it_is_killed() {
+    let process = bench(&["put", "--separate"]).with("--seconds", "600").start_until("ops/s");
+    let heard = process.stderr();
+    let behind = heard.split("scheduler ").nth(1).expect("it has said where");
+    let scheduler = behind.lines().next().expect("a line").to_string();
+    assert!(TcpStream::connect(&scheduler).is_ok(), "the scheduler listens");
+    process.kill();
+    wait::until("the scheduler has ended", || {
+        TcpStream::connect(&scheduler).is_err().then_some(())
+    });
+}
+
+/// A scenario, small.
+fn scenario(words: &[&str]) -> Launch {
+    let launch = Launch::of("bench").argument("scenario");
+    let launch = words.iter().fold(launch, |launch, &word| launch.argument(word));
+    launch.with("--trials", "1").with("--seconds", "1").argument("--json")
+}
+
+#[test]
+fn a_killed_store_is_found_to_be_replaced_in_every_region() {
+    let ended = scenario(&["failover", "--regions", "4"]).run_to_end();
+    ended.assert_clean();
+    let found: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+    assert_eq!((&found["complete"], &found["regions"]), (&true.into(), &4.into()), "{found}");
+    let seconds = found["figures"][0]["value"].as_f64().expect("a number");
+    // Nobody is elected before an election timeout, unless the store led nothing.
+    assert!(seconds > 0.5 && seconds < 60.0, "{found}");
+    let rates = found["rates"].as_array().expect("a list");
+    assert!(rates.len() > 10, "the second before it and what came after: {found}");
+}
+
+#[test]
+fn two_empty_stores_are_filled() {
+    let ended = scenario(&["fill", "--data", "4"]).run_to_end();
+    ended.assert_clean();
+    let found: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+    assert!(found["figures"][0]["value"].as_f64() > Some(0.0), "{found}");
+}
+
+#[test]
+fn an_interrupt_ends_a_scenario_and_its_servers() {
+    let process = scenario(&["idle"]).with("--seconds", "600").start_until("starting 3 stores");
+    let heard = process.stderr();
+    let behind = heard.split("scheduler ").nth(1).expect("it has said where");
+    let scheduler = behind.lines().next().expect("a line").to_string();
+    let ended = process.stop();
+    ended.assert_failed(&["interrupted"]);
+    assert!(TcpStream::connect(&scheduler).is_err(), "the scheduler listens still");
+}
+
+#[test]
+fn a_scenario_that_a_peer_has_no_part_in_is_refused() {
+    let ended = scenario(&["split"]).with("--target", "etcd").run_to_end();
+    ended.assert_refused(&["split is not measured on etcd"]);
 }

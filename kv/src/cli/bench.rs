@@ -1,60 +1,112 @@
-//! `skerry bench`: what a cluster does for its clients, through the protocol that they speak.
+//! `skerry bench`: what a cluster does for its clients, through the protocol that they speak, and what peers do.
 //!
-//! 1. Without `--scheduler-addr` a playground is started for the run and stopped afterwards.
+//! 1. Without `--scheduler-addr` servers are started for the run and stopped afterwards: a playground, separate
+//!    processes with `--separate`, or with `--target` those of a peer ([`servers`]).
 //! 2. Keys are loaded, if a workload reads.
-//! 3. Each workload runs for its time with closed-loop clients, or at a given rate. At a given rate an operation's
-//!    time counts from the moment it was due, not from when its client got round to it: otherwise a stall would
-//!    hide all operations that waited behind it.
+//! 3. Each workload runs for its time with closed-loop clients, or at a given rate ([`run`]). At a given rate an
+//!    operation's time counts from the moment it was due, not from when its client got round to it: otherwise a stall
+//!    would hide all operations that waited behind it.
 //! 4. Every second a line on stderr tells how it goes; at the end a table, or JSON, tells all.
 //!
-//! An interrupt ends the run early: what was measured until then is told, and marked.
+//! `skerry bench scenario` measures events instead of rates ([`scenario`]).
 //!
-//! What it does not do: it draws no conclusions. Rates of machines that others use too mean little alone; put a
-//! reference of the same run beside them (`docs/benchmarks.md`).
+//! An interrupt ends the run early: what was measured until then is told, and marked. If this process is killed, the
+//! kernel ends the servers ([`super::guarded`]).
+//!
+//! What it does not do: it draws no conclusions. Rates of machines that others use too mean little alone; `make
+//! bench-compare` puts peers and references of the same run beside them (`docs/benchmarks.md`).
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde_json::json;
 use skerry_raftstore::time::{Clock, SystemClock};
 use tokio::task::JoinSet;
 
-use self::cluster::Cluster;
-use self::keys::{Dice, Distribution, key_bytes, value_bytes};
-use self::own::OwnCluster;
-use self::record::{Outcome, Slot, Window};
-use self::workload::{Operation, Plan, Workload};
+use self::keys::{Dice, Distribution, key_at, key_bytes, value_bytes};
+use self::line::Api;
+use self::record::Outcome;
+use self::run::Run;
+use self::servers::{Servers, Wanted};
+use self::target::{Reach, System, Target};
+use self::workload::Workload;
 use super::text::table;
 use super::{StopSignals, say};
 use crate::error::{Error, Result};
-use crate::metrics::{Metrics, cpu_seconds};
-use crate::net::SchedulerClient;
 
+mod batch;
 pub(super) mod cluster;
+mod etcd;
 pub(super) mod keys;
-mod own;
+mod line;
 mod record;
+mod redis;
+mod regions;
+mod run;
+mod scenario;
+mod servers;
+mod stream;
+mod target;
+mod timestamps;
+mod txn;
+mod vitals;
 mod workload;
 
 /// Pairs that are loaded with one request.
 const LOAD_BATCH: u64 = 256;
+/// Places among the keys at which regions are looked for.
+const PLACES: u32 = 64;
 /// Requests of the load that are under way at a time.
-const LOADERS: u64 = 8;
+const LOADERS: usize = 8;
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Arguments {
+    #[command(subcommand)]
+    events: Option<Events>,
+    #[command(flatten)]
+    load: LoadArguments,
+}
+
+#[derive(Debug, Subcommand)]
+enum Events {
+    /// Measure an event: a dead store, a split, a restart...
+    Scenario(scenario::Arguments),
+}
+
+#[derive(Debug, Args)]
+struct LoadArguments {
     /// What to measure, one after the other
     #[arg(value_enum, default_values = ["put", "get", "scan"])]
     workloads: Vec<Workload>,
-    /// The schedulers of a running cluster, separated by commas; default: start a playground
-    #[arg(long, value_name = "HOST:PORT,...")]
+    /// Whose servers to measure; peers are started for the run
+    #[arg(long, value_enum, default_value = "skerry")]
+    target: System,
+    /// The schedulers of a running cluster, separated by commas; default: start servers
+    #[arg(long, value_name = "HOST:PORT,...", conflicts_with_all = ["separate", "stores", "scratch"])]
     scheduler_addr: Option<String>,
-    /// The configuration of the playground
+    /// The configuration of servers that are started
     #[arg(long, value_name = "FILE", conflicts_with = "scheduler_addr")]
-    config: Option<std::path::PathBuf>,
+    config: Option<PathBuf>,
+    /// Start a process for each store and one for the scheduler, not one for all
+    #[arg(long)]
+    separate: bool,
+    /// Stores, or members of a peer, that are started
+    #[arg(long, default_value_t = 3, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=9))]
+    stores: u16,
+    /// Cut the keys into so many regions before
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    regions: Option<u64>,
+    /// Where servers that are started keep their data
+    #[arg(long, value_name = "DIR")]
+    scratch: Option<PathBuf>,
+    /// How commands travel
+    #[arg(long, value_enum, default_value = "unary")]
+    api: Api,
     /// Clients, each with one operation at a time
     #[arg(long, default_value_t = 64, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     clients: u16,
@@ -82,6 +134,9 @@ pub(super) struct Arguments {
     /// How long each workload runs
     #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
+    /// How long clients work before they are measured
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    warm_up: u32,
     /// End a workload after so many operations, if its time is not over before
     #[arg(long, value_name = "COUNT")]
     operations: Option<u64>,
@@ -102,107 +157,266 @@ pub(super) struct Arguments {
     json: bool,
 }
 
+/// What a run is like, whatever it does.
+#[derive(Clone, Debug)]
+struct Shape {
+    clients: usize,
+    keys: u64,
+    key_size: usize,
+    value_size: usize,
+    distribution: Option<Distribution>,
+    reads: u64,
+    scan_length: u32,
+    warm_up: Duration,
+    time: Duration,
+    operations: Option<u64>,
+    rate: Option<u64>,
+    seed: u64,
+    /// Whether nothing is said while it goes.
+    is_quiet: bool,
+}
+
+impl LoadArguments {
+    fn shape(&self) -> Shape {
+        Shape {
+            clients: self.clients.into(),
+            keys: self.keys,
+            key_size: self.key_size.into(),
+            value_size: self.value_size as usize,
+            distribution: self.distribution,
+            reads: self.reads.into(),
+            scan_length: self.scan_length,
+            warm_up: Duration::from_secs(self.warm_up.into()),
+            time: Duration::from_secs(self.seconds.into()),
+            operations: self.operations,
+            rate: self.rate,
+            seed: self.seed,
+            is_quiet: false,
+        }
+    }
+
+    fn wanted(&self) -> Result<Wanted> {
+        let settings = self.config.as_deref().map_or_else(|| Ok(String::new()), read)?;
+        Ok(Wanted {
+            system: self.target,
+            stores: if self.target == System::Redis { 1 } else { self.stores },
+            is_separate: self.separate,
+            settings,
+            scratch: self.scratch.clone().unwrap_or_else(std::env::temp_dir),
+        })
+    }
+
+    fn reach(&self) -> Reach {
+        Reach {
+            api: self.api,
+            connections: self.connections.into(),
+            clients: self.clients.into(),
+            patience: Duration::from_secs(self.patience.into()),
+            attempt: Duration::MAX,
+        }
+    }
+
+    /// Refuses what the target cannot do, before anything is started.
+    fn check(&self) -> Result<()> {
+        let refused = |reason: String| Err(Error::Startup(reason));
+        let name = self.target.name();
+        if self.target != System::Skerry {
+            if self.scheduler_addr.is_some() || self.regions.is_some() || self.separate {
+                let flags = "--scheduler-addr, --regions and --separate";
+                return refused(format!("{flags} are about Skerry, not about {name}"));
+            }
+            if let Some(workload) = self.workloads.iter().find(|it| it.is_transactional()) {
+                return refused(format!("{} is not measured on {name}", workload.name()));
+            }
+        }
+        if self.target == System::Redis && self.workloads.iter().any(|it| it.scans()) {
+            return refused("redis keeps keys in no order: there is nothing to scan".to_string());
+        }
+        if self.scheduler_addr.is_none() {
+            fits(&self.wanted()?, &self.shape(), &self.workloads)?;
+        }
+        Ok(())
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Error::Startup(format!("{} cannot be read: {error}", path.display())))
+}
+
+/// Refuses keys that would fill the disk: each store holds all of them, some twice while files are merged.
+fn fits(wanted: &Wanted, shape: &Shape, workloads: &[Workload]) -> Result<()> {
+    let place = wanted.scratch.display();
+    let disk = rustix::fs::statvfs(&wanted.scratch)
+        .map_err(|error| Error::Startup(format!("nothing can be kept in {place}: {error}")))?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let pair = (shape.key_size + shape.value_size) as u64;
+    let needed = pair.saturating_mul(shape.keys).saturating_mul(2 * u64::from(wanted.stores));
+    let is_loaded = workloads.iter().any(|workload| workload.reads());
+    match is_loaded && needed > free {
+        false => Ok(()),
+        true => Err(Error::Startup(format!(
+            "{} keys take about {} MiB on {} stores; {place} has {} MiB free",
+            shape.keys,
+            needed >> 20,
+            wanted.stores,
+            free >> 20,
+        ))),
+    }
+}
+
 pub(super) fn run(arguments: Arguments) -> Result<()> {
     let runtime = super::runtime(0)?;
-    let (outcomes, is_whole) = runtime.block_on(async {
-        let mut signals = StopSignals::catch()?;
-        let own = match &arguments.scheduler_addr {
-            Some(_) => None,
-            None => Some(start(&arguments, &mut signals).await?),
-        };
-        measure(&arguments, own.as_ref(), signals).await
-    })?;
+    match arguments.events {
+        Some(Events::Scenario(scenario)) => runtime.block_on(scenario::run(scenario)),
+        None => runtime.block_on(run_load(&arguments.load)),
+    }
+}
+
+async fn run_load(arguments: &LoadArguments) -> Result<()> {
+    arguments.check()?;
+    let mut signals = StopSignals::catch()?;
+    let servers = match &arguments.scheduler_addr {
+        Some(_) => None,
+        None => Some(start(&arguments.wanted()?, &mut signals).await?),
+    };
+    let (outcomes, is_whole) = measure(arguments, servers.as_ref(), signals).await?;
+    drop(servers);
+    tell(arguments, &outcomes, is_whole);
+    let is_dead = |outcome: &Outcome| outcome.window.count() == 0;
+    if !is_whole {
+        return Err(Error::Startup("interrupted; the results are partial".to_string()));
+    }
+    match outcomes.iter().find(|outcome| is_dead(outcome)) {
+        None => Ok(()),
+        Some(outcome) => {
+            let reason = outcome.window.failures().first().map_or("", |(reason, _)| reason);
+            let reason = format!("no {} was done: {reason}", outcome.workload);
+            Err(Error::Startup(reason))
+        }
+    }
+}
+
+fn tell(arguments: &LoadArguments, outcomes: &[Outcome], is_whole: bool) {
     let rows = outcomes.iter().map(Outcome::row);
     let rows: Vec<_> = std::iter::once(Outcome::heading()).chain(rows).collect();
-    let json: Vec<_> = outcomes.iter().map(Outcome::json).collect();
+    let results: Vec<_> = outcomes.iter().map(Outcome::json).collect();
     match arguments.json {
-        true => say(&format!("{}\n", json!({ "complete": is_whole, "results": json }))),
+        true => {
+            let target = arguments.target.name();
+            let all = json!({ "complete": is_whole, "target": target, "results": results });
+            say(&format!("{all}\n"));
+        }
         false => say(&table(&rows)),
     }
-    for outcome in &outcomes {
+    for outcome in outcomes {
         for (reason, count) in outcome.window.failures() {
             eprintln!("{}: {count} failed: {reason}", outcome.workload);
         }
     }
-    match is_whole {
-        true => Ok(()),
-        false => Err(Error::Startup("interrupted; the results are partial".to_string())),
-    }
 }
 
-/// A cluster for this run.
-async fn start(arguments: &Arguments, signals: &mut StopSignals) -> Result<OwnCluster> {
-    let (own, promise) = OwnCluster::start(arguments.config.as_deref())?;
-    eprintln!("starting a playground, scheduler {}", own.scheduler());
-    let ready = tokio::task::spawn_blocking(|| promise.wait());
-    tokio::select! {
-        ready = ready => match ready {
-            Ok(ready) => ready.map(|()| own),
-            Err(error) => Err(Error::Startup(format!("the playground: {error}"))),
-        },
-        () = signals.next() => Err(Error::Startup("interrupted before it began".to_string())),
+/// Servers for this run, when they serve.
+async fn start(wanted: &Wanted, signals: &mut StopSignals) -> Result<Servers> {
+    let mut servers = Servers::start(wanted)?;
+    let addresses = servers.addresses().join(",");
+    match wanted.system {
+        System::Skerry if wanted.is_separate => {
+            eprintln!("starting {} stores, scheduler {addresses}", wanted.stores);
+        }
+        System::Skerry => eprintln!("starting a playground, scheduler {addresses}"),
+        peer => eprintln!("starting {}, {addresses}", peer.name()),
     }
+    tokio::select! {
+        ready = servers.ready() => ready?,
+        () = signals.next() => {
+            return Err(Error::Startup("interrupted before it began".to_string()));
+        }
+    }
+    Ok(servers)
 }
 
 /// Runs all workloads. Answers also whether none was interrupted.
 async fn measure(
-    arguments: &Arguments,
-    own: Option<&OwnCluster>,
+    arguments: &LoadArguments,
+    servers: Option<&Servers>,
     mut signals: StopSignals,
 ) -> Result<(Vec<Outcome>, bool)> {
-    let addresses = match own {
-        Some(own) => own.scheduler().to_string(),
-        None => arguments.scheduler_addr.clone().unwrap_or_default(),
+    let addresses = match (servers, &arguments.scheduler_addr) {
+        (Some(servers), _) => servers.addresses(),
+        (None, given) => split(given.as_deref().unwrap_or_default()),
     };
-    let addresses: Vec<String> = addresses.split(',').map(|it| it.trim().to_string()).collect();
-    let scheduler = SchedulerClient::new(&addresses, Metrics::new())?;
-    scheduler.expect_cluster(scheduler.cluster_id().await?);
-    let patience = Duration::from_secs(arguments.patience.into());
-    let connections = usize::from(arguments.connections);
-    let cluster = Arc::new(Cluster::connect(scheduler, connections, patience).await?);
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
     tokio::spawn(async move {
         signals.next().await;
         flag.store(true, Ordering::Relaxed);
     });
+    let target = prepared(arguments, &addresses).await?;
+    let shape = arguments.shape();
     if !arguments.no_load && arguments.workloads.iter().any(|workload| workload.reads()) {
-        load(arguments, &cluster, &interrupted).await?;
+        load(&shape, &target, &interrupted).await?;
     }
     let mut outcomes = Vec::new();
     for &workload in &arguments.workloads {
         if interrupted.load(Ordering::Relaxed) {
             break;
         }
-        let run = Run::new(arguments, workload, &cluster, &interrupted);
-        outcomes.push(run.measure(own.map(OwnCluster::process_id)).await);
+        let run = Run::new(workload, &shape, &target, &interrupted);
+        outcomes.push(run.measure(servers).await);
     }
     Ok((outcomes, !interrupted.load(Ordering::Relaxed)))
 }
 
+fn split(addresses: &str) -> Vec<String> {
+    addresses.split(',').map(|it| it.trim().to_string()).collect()
+}
+
+/// The target as it is to be measured.
+async fn prepared(arguments: &LoadArguments, addresses: &[String]) -> Result<Arc<Target>> {
+    let connect = || Target::connect(arguments.target, addresses, arguments.reach());
+    let mut target = connect().await?;
+    if let Some(regions) = arguments.regions {
+        let replicas = usize::from(arguments.stores.min(3));
+        regions::cut(addresses, target.own()?, regions, replicas).await?;
+        target = connect().await?;
+    }
+    let is_transactional = arguments.workloads.iter().any(|it| it.is_transactional());
+    if is_transactional && !target.own()?.has_transactions() {
+        let reason = "transactions are measured on clusters of API version 1";
+        return Err(Error::Startup(reason.to_string()));
+    }
+    if arguments.workloads.contains(&Workload::TxnTwoRegions) {
+        let cluster = target.own()?;
+        let keys: Vec<_> =
+            (0..PLACES).map(|it| key_at(f64::from(it) / f64::from(PLACES))).collect();
+        if keys.iter().all(|key| cluster.are_together(key, &keys[0])) {
+            let reason = "all keys lie in one region: --regions 2 or more cuts them before";
+            return Err(Error::Startup(reason.to_string()));
+        }
+    }
+    Ok(Arc::new(target))
+}
+
 /// Writes every key once.
-async fn load(
-    arguments: &Arguments,
-    cluster: &Arc<Cluster>,
-    interrupted: &Arc<AtomicBool>,
-) -> Result<()> {
-    let (clock, keys) = (SystemClock, arguments.keys);
+async fn load(shape: &Shape, target: &Arc<Target>, interrupted: &Arc<AtomicBool>) -> Result<()> {
+    let (clock, keys) = (SystemClock, shape.keys);
     let began = clock.monotonic();
     let mut told = began;
     let mut tasks = JoinSet::new();
     let mut next = 0;
     while next < keys && !interrupted.load(Ordering::Relaxed) {
-        while tasks.len() < LOADERS as usize && next < keys {
+        while tasks.len() < LOADERS && next < keys {
             let end = keys.min(next + LOAD_BATCH);
-            let (cluster, numbers) = (cluster.clone(), next..end);
-            let (key_size, value_size) = (arguments.key_size, arguments.value_size);
-            let mut dice = Dice::new(arguments.seed ^ next);
+            let (target, shape, numbers) = (target.clone(), shape.clone(), next..end);
+            let mut dice = Dice::new(shape.seed ^ next);
             let mut pair = move |number| {
-                let value = value_bytes(&mut dice, value_size as usize);
-                (key_bytes(number, key_size.into()), Bytes::from(value))
+                let value = value_bytes(&mut dice, shape.value_size);
+                (key_bytes(number, shape.key_size), Bytes::from(value))
             };
             let pairs: Vec<_> = numbers.map(&mut pair).collect();
-            tasks.spawn(async move { cluster.load(pairs).await });
+            let loader = (next / LOAD_BATCH) as usize;
+            tasks.spawn(async move { target.load(loader, pairs).await });
             next = end;
         }
         joined(tasks.join_next().await)?;
@@ -223,164 +437,7 @@ async fn load(
 fn joined(done: Option<std::result::Result<Result<()>, tokio::task::JoinError>>) -> Result<()> {
     match done {
         None => Ok(()),
-        Some(Ok(done)) => done,
+        Some(Ok(done)) => done.map_err(|error| Error::Startup(format!("loading keys: {error}"))),
         Some(Err(error)) => Err(Error::Startup(format!("a client failed: {error}"))),
-    }
-}
-
-/// One workload under way.
-struct Run {
-    workload: Workload,
-    cluster: Arc<Cluster>,
-    interrupted: Arc<AtomicBool>,
-    plan: Plan,
-    slots: Vec<Slot>,
-    key_size: usize,
-    value_size: usize,
-    scan_length: u32,
-    seed: u64,
-    time: Duration,
-    /// Between two operations of a client, at a given rate.
-    pace: Option<Duration>,
-    /// Operations that may still begin.
-    left: AtomicU64,
-    is_over: AtomicBool,
-}
-
-impl Run {
-    fn new(
-        arguments: &Arguments,
-        workload: Workload,
-        cluster: &Arc<Cluster>,
-        interrupted: &Arc<AtomicBool>,
-    ) -> Arc<Run> {
-        let clients = usize::from(arguments.clients);
-        let pace = |rate: u64| Duration::from_secs_f64(clients as f64 / rate as f64);
-        let reads = arguments.reads.into();
-        Arc::new(Run {
-            workload,
-            cluster: cluster.clone(),
-            interrupted: interrupted.clone(),
-            plan: Plan::new(workload, arguments.keys, reads, arguments.distribution),
-            slots: (0..clients).map(|_| Slot::new(Window::new())).collect(),
-            key_size: arguments.key_size.into(),
-            value_size: arguments.value_size as usize,
-            scan_length: arguments.scan_length,
-            seed: arguments.seed,
-            time: Duration::from_secs(arguments.seconds.into()),
-            pace: arguments.rate.map(pace),
-            left: AtomicU64::new(arguments.operations.unwrap_or(u64::MAX)),
-            is_over: AtomicBool::new(false),
-        })
-    }
-
-    async fn measure(self: Arc<Run>, server: Option<u32>) -> Outcome {
-        let clock = SystemClock;
-        let cpu = || (cpu_seconds(None), server.map(|process| cpu_seconds(Some(process))));
-        let (before, repeated_before) = (cpu(), self.cluster.repeated());
-        let began = clock.monotonic();
-        let mut clients = JoinSet::new();
-        for number in 0..self.slots.len() {
-            clients.spawn(self.clone().client(number));
-        }
-        let mut all = Window::new();
-        let mut seconds = tokio::time::interval(Duration::from_secs(1));
-        seconds.tick().await;
-        loop {
-            tokio::select! {
-                _ = seconds.tick() => {
-                    self.tell(&mut all, clock.monotonic() - began);
-                    if self.interrupted.load(Ordering::Relaxed) {
-                        break;
-                    }
-                }
-                ended = clients.join_next() => if ended.is_none() { break },
-                () = tokio::time::sleep(self.time.saturating_sub(clock.monotonic() - began)) => break,
-            }
-        }
-        self.is_over.store(true, Ordering::Relaxed);
-        while clients.join_next().await.is_some() {}
-        let took = clock.monotonic() - began;
-        all.add(&record::take(&self.slots));
-        let after = cpu();
-        Outcome {
-            workload: self.workload.name(),
-            clients: self.slots.len(),
-            took,
-            window: all,
-            repeated: self.cluster.repeated() - repeated_before,
-            regions: self.cluster.regions(),
-            client_cpu: after.0 - before.0,
-            server_cpu: after.1.zip(before.1).map(|(after, before)| after - before),
-        }
-    }
-
-    /// One line about the last second.
-    fn tell(&self, all: &mut Window, passed: Duration) {
-        let window = record::take(&self.slots);
-        eprintln!(
-            "{:>8} {:>4.0} s {:>8} ops/s   p50 {:>7.2} ms   p99 {:>7.2} ms   failed {}",
-            self.workload.name(),
-            passed.as_secs_f64(),
-            window.count(),
-            window.at_ms(0.5),
-            window.at_ms(0.99),
-            window.failure_count(),
-        );
-        all.add(&window);
-    }
-
-    fn may_begin(&self) -> bool {
-        let take = |left: u64| left.checked_sub(1);
-        !self.is_over.load(Ordering::Relaxed)
-            && self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
-    }
-
-    async fn client(self: Arc<Run>, number: usize) {
-        let clock = SystemClock;
-        let mut dice = Dice::new(self.seed.wrapping_mul(1_000_003) ^ number as u64);
-        // Clients do not all begin at once.
-        let mut due = clock.monotonic() + self.pace.unwrap_or_default().mul_f64(dice.share());
-        while self.may_begin() {
-            if let Some(pace) = self.pace {
-                tokio::time::sleep(due.saturating_sub(clock.monotonic())).await;
-                if self.is_over.load(Ordering::Relaxed) {
-                    return;
-                }
-                let done = self.operate(&mut dice).await;
-                self.record(number, done, clock.monotonic() - due);
-                due += pace;
-            } else {
-                let began = clock.monotonic();
-                let done = self.operate(&mut dice).await;
-                self.record(number, done, clock.monotonic() - began);
-            }
-        }
-    }
-
-    fn record(&self, client: usize, done: Result<()>, time: Duration) {
-        let mut window = self.slots[client].lock().expect("no holder panics");
-        match done {
-            Ok(()) => window.done(time),
-            Err(error) => window.failed(error.to_string()),
-        }
-    }
-
-    async fn operate(&self, dice: &mut Dice) -> Result<()> {
-        let (operation, number) = self.plan.next(dice);
-        let key = key_bytes(number, self.key_size);
-        let put = async |dice: &mut Dice| {
-            let value = Bytes::from(value_bytes(dice, self.value_size));
-            self.cluster.put(&key, value).await
-        };
-        match operation {
-            Operation::Get => self.cluster.get(&key).await.map(drop),
-            Operation::Put | Operation::Insert => put(dice).await,
-            Operation::Scan => self.cluster.scan(&key, self.scan_length).await.map(drop),
-            Operation::ReadModifyWrite => {
-                self.cluster.get(&key).await?;
-                put(dice).await
-            }
-        }
     }
 }

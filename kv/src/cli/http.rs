@@ -9,28 +9,28 @@ use tokio::net::TcpStream;
 use crate::error::{Error, Result};
 
 /// The JSON interface of the schedulers at these addresses.
-pub(super) struct Http {
+pub(in crate::cli) struct Http {
     addresses: Vec<String>,
 }
 
 impl Http {
     /// The first address that answers is used.
-    pub(super) fn new(addresses: Vec<String>) -> Http {
+    pub(in crate::cli) fn new(addresses: Vec<String>) -> Http {
         Http { addresses }
     }
 
     /// Looks.
-    pub(super) async fn get(&self, path: &str) -> Result<Value> {
+    pub(in crate::cli) async fn get(&self, path: &str) -> Result<Value> {
         self.send("GET", path, None).await
     }
 
     /// Changes something; answers what the scheduler says about it.
-    pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+    pub(in crate::cli) async fn post(&self, path: &str, body: &Value) -> Result<Value> {
         self.send("POST", path, Some(body)).await
     }
 
     /// Takes something away.
-    pub(super) async fn delete(&self, path: &str) -> Result<Value> {
+    pub(in crate::cli) async fn delete(&self, path: &str) -> Result<Value> {
         self.send("DELETE", path, None).await
     }
 

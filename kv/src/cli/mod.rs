@@ -28,6 +28,7 @@ mod bench;
 mod config;
 mod ctl;
 mod demo;
+mod guarded;
 mod http;
 mod placement;
 mod playground;
@@ -67,6 +68,9 @@ enum Command {
     Bench(bench::Arguments),
     /// Watch a cluster split, balance itself or survive the death of a store
     Demo(demo::Arguments),
+    /// Run a program that ends when the process that started it ends
+    #[command(hide = true)]
+    Guarded(guarded::Arguments),
 }
 
 /// What every process that serves takes.
@@ -101,6 +105,7 @@ fn run(command: Command) -> Result<()> {
         Command::Ctl(arguments) => ctl::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
+        Command::Guarded(arguments) => guarded::run(arguments),
     }
 }
 

@@ -26,6 +26,11 @@ impl RawSpace {
         Ok(RawSpace { version: if is_bounded { ApiVersion::V2 } else { ApiVersion::V1 } })
     }
 
+    /// Whether keys are stored as clients send them, without a keyspace.
+    pub(super) fn is_plain(&self) -> bool {
+        self.version == ApiVersion::V1
+    }
+
     /// A key as requests carry it.
     pub(super) fn key(&self, key: &[u8]) -> Bytes {
         match self.version {

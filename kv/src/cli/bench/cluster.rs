@@ -14,22 +14,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use skerry_proto::codec::encode_bytes;
 use skerry_proto::kvrpcpb::{
     Context, KvPair, RawBatchPutRequest, RawGetRequest, RawPutRequest, RawScanRequest,
 };
-use skerry_proto::tikvpb::tikv_client::TikvClient;
+use skerry_proto::types::Ts;
 use skerry_proto::{errorpb, pdpb};
 use skerry_raftstore::time::{Clock, SystemClock};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use super::super::raw_space::RawSpace;
+use super::line::{Api, Line};
+use super::timestamps::{TimestampLine, Timestamps};
 use crate::error::{Error, Result};
+use crate::metrics::Metrics;
 use crate::net::SchedulerClient;
 
 /// Between the first attempt and the second; doubled after each.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 /// No pause is longer.
-const LAST_PAUSE: Duration = Duration::from_millis(200);
+const LAST_PAUSE: Duration = Duration::from_millis(100);
 /// Regions that are looked up at a time.
 const REGIONS_MAX: i32 = 1 << 20;
 
@@ -44,17 +48,19 @@ struct Route {
 /// Connections to a store; requests take turns on them.
 #[derive(Debug)]
 struct Lines {
-    channels: Vec<TikvClient<Channel>>,
+    all: Vec<Line>,
     next: AtomicU64,
 }
 
 /// See the module.
 pub(in crate::cli) struct Cluster {
     scheduler: SchedulerClient,
+    timestamps: TimestampLine,
     space: RawSpace,
     /// By end; the last region's end, which is empty, counts as behind all.
     routes: RwLock<BTreeMap<(bool, Vec<u8>), Route>>,
     lines: RwLock<BTreeMap<u64, Lines>>,
+    api: Api,
     connections: usize,
     patience: Duration,
     /// Attempts that had to be repeated.
@@ -62,7 +68,7 @@ pub(in crate::cli) struct Cluster {
 }
 
 /// Why an attempt did not end the operation.
-enum Miss {
+pub(super) enum Miss {
     /// Somebody else may do it.
     Elsewhere(String),
     /// Nobody will.
@@ -70,18 +76,23 @@ enum Miss {
 }
 
 impl Cluster {
-    /// Finds the stores and regions of a cluster.
+    /// Finds the stores and regions of a cluster. Nobody waits for one that does not answer.
     pub(in crate::cli) async fn connect(
-        scheduler: SchedulerClient,
+        schedulers: &[String],
+        api: Api,
         connections: usize,
         patience: Duration,
     ) -> Result<Cluster> {
-        let space = RawSpace::of(&scheduler).await?;
+        let scheduler = SchedulerClient::new(schedulers, Metrics::new())?;
+        scheduler.expect_cluster(scheduler.cluster_id().await?);
+        let endpoint = endpoint(&schedulers[0])?;
         let cluster = Cluster {
+            timestamps: Timestamps::line(endpoint.connect_lazy(), scheduler.header()),
+            space: RawSpace::of(&scheduler).await?,
             scheduler,
-            space,
             routes: RwLock::default(),
             lines: RwLock::default(),
+            api,
             connections,
             patience,
             repeated: AtomicU64::new(0),
@@ -96,6 +107,41 @@ impl Cluster {
         self.repeated.load(Ordering::Relaxed)
     }
 
+    /// Counts an operation that had to begin anew.
+    pub(super) fn begin_anew(&self) {
+        self.repeated.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A timestamp above all that were given out before.
+    pub(super) async fn timestamp(&self) -> Result<Ts> {
+        let taken = tokio::time::timeout(self.patience, self.timestamps.ask(())).await;
+        let reason = match taken {
+            Ok(Ok(ts)) => return Ok(ts),
+            Ok(Err(status)) => status.message().to_string(),
+            Err(_) => "no answer in time".to_string(),
+        };
+        Err(Error::Startup(format!("no timestamp: {reason}")))
+    }
+
+    /// Whether transactions can be measured: their keys are written here as those of API version 1.
+    pub(super) fn has_transactions(&self) -> bool {
+        self.space.is_plain()
+    }
+
+    /// Whether two keys of transactions lie in one region.
+    pub(super) fn are_together(&self, one: &[u8], other: &[u8]) -> bool {
+        let end = |key: &[u8]| self.route_of(&encode_bytes(key)).map(|(end, _)| end);
+        end(one) == end(other)
+    }
+
+    /// A boundary between regions at this key, good for raw pairs and for transactions.
+    pub(super) fn boundary(&self, key: &[u8]) -> Vec<u8> {
+        match self.space.is_plain() {
+            true => encode_bytes(key),
+            false => self.space.region_key(&self.space.key(key)),
+        }
+    }
+
     /// Regions that are known.
     pub(super) fn regions(&self) -> usize {
         self.routes.read().expect("no holder panics").len()
@@ -104,45 +150,45 @@ impl Cluster {
     /// Reads a key; nothing if it is not there.
     pub(in crate::cli) async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         let key = self.space.key(key);
-        let get = |mut store: TikvClient<Channel>, context| {
+        let get = |mut line: Line, context| {
             let request = RawGetRequest { context, key: key.clone(), ..Default::default() };
             async move {
-                let answer = store.raw_get(request).await.map_err(lost)?.into_inner();
+                let answer = line.raw_get(request).await.map_err(lost)?;
                 checked(answer.region_error, &answer.error)?;
                 Ok((!answer.not_found).then_some(answer.value))
             }
         };
-        self.attempt(&key, get).await
+        self.attempt(&self.space.region_key(&key), get).await
     }
 
     /// Writes a key.
     pub(in crate::cli) async fn put(&self, key: &[u8], value: Bytes) -> Result<()> {
         let key = self.space.key(key);
-        let put = |mut store: TikvClient<Channel>, context| {
+        let put = |mut line: Line, context| {
             let (key, value) = (key.clone(), value.clone());
             let request = RawPutRequest { context, key, value, ..Default::default() };
             async move {
-                let answer = store.raw_put(request).await.map_err(lost)?.into_inner();
+                let answer = line.raw_put(request).await.map_err(lost)?;
                 checked(answer.region_error, &answer.error)
             }
         };
-        self.attempt(&key, put).await
+        self.attempt(&self.space.region_key(&key), put).await
     }
 
     /// Reads up to so many pairs from a key on, of its region.
     pub(super) async fn scan(&self, key: &[u8], limit: u32) -> Result<usize> {
         let (key, end) = (self.space.key(key), self.space.last());
-        let scan = |mut store: TikvClient<Channel>, context| {
+        let scan = |mut line: Line, context| {
             let (start_key, end_key) = (key.clone(), end.clone());
             let request =
                 RawScanRequest { context, start_key, end_key, limit, ..Default::default() };
             async move {
-                let answer = store.raw_scan(request).await.map_err(lost)?.into_inner();
+                let answer = line.raw_scan(request).await.map_err(lost)?;
                 checked(answer.region_error, "")?;
                 Ok(answer.kvs.len())
             }
         };
-        self.attempt(&key, scan).await
+        self.attempt(&self.space.region_key(&key), scan).await
     }
 
     /// Writes many pairs; those of one region with one request.
@@ -150,7 +196,8 @@ impl Cluster {
         let mut rest: BTreeMap<Bytes, Bytes> =
             pairs.into_iter().map(|(key, value)| (self.space.key(&key), value)).collect();
         while let Some(first) = rest.keys().next().cloned() {
-            let end = self.route_of(&first).map(|(end, _)| end).unwrap_or_default();
+            let place = self.space.region_key(&first);
+            let end = self.route_of(&place).map(|(end, _)| end).unwrap_or_default();
             let is_inside = |key: &Bytes| end.is_empty() || self.space.region_key(key) < end;
             let inside: Vec<KvPair> = rest
                 .iter()
@@ -161,11 +208,11 @@ impl Cluster {
                     ..Default::default()
                 })
                 .collect();
-            self.attempt(&first, |mut store: TikvClient<Channel>, context| {
+            self.attempt(&place, |mut line: Line, context| {
                 let request =
                     RawBatchPutRequest { context, pairs: inside.clone(), ..Default::default() };
                 async move {
-                    let answer = store.raw_batch_put(request).await.map_err(lost)?.into_inner();
+                    let answer = line.load(request).await.map_err(lost)?;
                     match answer.region_error {
                         // The region may have been cut: its part is chosen anew.
                         Some(_) => Ok(false),
@@ -176,20 +223,20 @@ impl Cluster {
             .await
             .map(|done| match done {
                 true => inside.iter().for_each(|pair| drop(rest.remove(&pair.key))),
-                false => self.forget(&first),
+                false => self.forget(&place),
             })?;
-            if self.route_of(&first).is_none() {
-                self.look_up(&first).await;
+            if self.route_of(&place).is_none() {
+                self.look_up(&place).await;
             }
         }
         Ok(())
     }
 
-    /// Asks the leader of a key's region, until it has answered or time is over.
-    async fn attempt<T, F>(
+    /// Asks the leader of the region at `place`, written as boundaries are, until it has answered or time is over.
+    pub(super) async fn attempt<T, F>(
         &self,
-        key: &Bytes,
-        ask: impl Fn(TikvClient<Channel>, Option<Context>) -> F,
+        place: &[u8],
+        ask: impl Fn(Line, Option<Context>) -> F,
     ) -> Result<T>
     where
         F: Future<Output = std::result::Result<T, Miss>>,
@@ -197,10 +244,10 @@ impl Cluster {
         let clock = SystemClock;
         let (began, mut pause) = (clock.monotonic(), FIRST_PAUSE);
         loop {
-            let reason = match self.target(key).await {
-                Ok((store, context)) => {
+            let reason = match self.target(place).await {
+                Ok((line, context)) => {
                     let left = self.patience.saturating_sub(clock.monotonic() - began);
-                    match tokio::time::timeout(left, ask(store, Some(context))).await {
+                    match tokio::time::timeout(left, ask(line, Some(context))).await {
                         Ok(Ok(answer)) => return Ok(answer),
                         Ok(Err(Miss::Never(reason))) => return Err(Error::Startup(reason)),
                         Ok(Err(Miss::Elsewhere(reason))) => reason,
@@ -215,12 +262,12 @@ impl Cluster {
             self.repeated.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(pause).await;
             pause = (2 * pause).min(LAST_PAUSE);
-            self.look_up(key).await;
+            self.look_up(place).await;
         }
     }
 
-    async fn target(&self, key: &Bytes) -> Result<(TikvClient<Channel>, Context)> {
-        let Some((_, route)) = self.route_of(key) else {
+    async fn target(&self, place: &[u8]) -> Result<(Line, Context)> {
+        let Some((_, route)) = self.route_of(place) else {
             return Err(Error::Startup("the region has no leader now".to_string()));
         };
         if let Some(line) = self.line(route.leader_store) {
@@ -229,44 +276,39 @@ impl Cluster {
         let stores = self.scheduler.stores().await?;
         let store = stores.into_iter().find(|store| store.id == route.leader_store);
         let address = store.map(|store| store.address).unwrap_or_default();
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
-            Error::Startup(format!("store {} has no usable address: {error}", route.leader_store))
-        })?;
-        let line =
-            || TikvClient::new(endpoint.connect_lazy()).max_decoding_message_size(usize::MAX);
-        let channels = (0..self.connections).map(|_| line()).collect();
-        let lines = Lines { channels, next: AtomicU64::new(0) };
+        let endpoint = endpoint(&address)?;
+        let all = (0..self.connections).map(|_| Line::new(&endpoint, self.api)).collect();
+        let lines = Lines { all, next: AtomicU64::new(0) };
         self.lines.write().expect("no holder panics").insert(route.leader_store, lines);
         let line = self.line(route.leader_store).expect("it was put there just now");
         Ok((line, route.context))
     }
 
-    fn line(&self, store: u64) -> Option<TikvClient<Channel>> {
+    fn line(&self, store: u64) -> Option<Line> {
         let lines = self.lines.read().expect("no holder panics");
         let lines = lines.get(&store)?;
         let turn = lines.next.fetch_add(1, Ordering::Relaxed) as usize;
-        Some(lines.channels[turn % lines.channels.len()].clone())
+        Some(lines.all[turn % lines.all.len()].clone())
     }
 
-    /// The region of a key with its end, if it is known.
-    fn route_of(&self, key: &Bytes) -> Option<(Vec<u8>, Route)> {
-        let key = self.space.region_key(key);
+    /// The region at a place with its end, if it is known.
+    fn route_of(&self, place: &[u8]) -> Option<(Vec<u8>, Route)> {
         let routes = self.routes.read().expect("no holder panics");
-        let behind = (Bound::Excluded((false, key.clone())), Bound::Unbounded);
+        let behind = (Bound::Excluded((false, place.to_vec())), Bound::Unbounded);
         let ((_, end), route) = routes.range(behind).next()?;
-        (route.start <= key).then(|| (end.clone(), route.clone()))
+        (*route.start <= *place).then(|| (end.clone(), route.clone()))
     }
 
-    fn forget(&self, key: &Bytes) {
-        let Some((end, _)) = self.route_of(key) else { return };
+    fn forget(&self, place: &[u8]) {
+        let Some((end, _)) = self.route_of(place) else { return };
         self.routes.write().expect("no holder panics").remove(&(end.is_empty(), end));
     }
 
-    /// Looks a key's region up anew. A scheduler that does not answer leaves things as they are.
-    async fn look_up(&self, key: &Bytes) {
-        let found = self.scheduler.region(&self.space.region_key(key)).await;
+    /// Looks the region of a place up anew. A scheduler that does not answer leaves things as they are.
+    async fn look_up(&self, place: &[u8]) {
+        let found = self.scheduler.region(place).await;
         if let Ok(pdpb::GetRegionResponse { region, leader, .. }) = found {
-            self.forget(key);
+            self.forget(place);
             self.note(region, leader);
         }
     }
@@ -287,7 +329,18 @@ impl Cluster {
     }
 }
 
-fn checked(region_error: Option<errorpb::Error>, error: &str) -> std::result::Result<(), Miss> {
+fn endpoint(address: &str) -> Result<Endpoint> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"));
+    let endpoint =
+        endpoint.map_err(|error| Error::Startup(format!("{address:?} is no address: {error}")))?;
+    Ok(endpoint.tcp_nodelay(true))
+}
+
+/// What an answer says about the attempt.
+pub(super) fn checked(
+    region_error: Option<errorpb::Error>,
+    error: &str,
+) -> std::result::Result<(), Miss> {
     match region_error {
         Some(region_error) => Err(Miss::Elsewhere(region_error.message)),
         None if error.is_empty() => Ok(()),
@@ -295,10 +348,12 @@ fn checked(region_error: Option<errorpb::Error>, error: &str) -> std::result::Re
     }
 }
 
-fn lost(status: tonic::Status) -> Miss {
+/// What a lost call says about the attempt.
+pub(super) fn lost(status: tonic::Status) -> Miss {
     match status.code() {
-        tonic::Code::InvalidArgument | tonic::Code::Unimplemented => {
-            Miss::Never(status.message().to_string())
+        tonic::Code::InvalidArgument => Miss::Never(status.message().to_string()),
+        tonic::Code::Unimplemented => {
+            Miss::Never(format!("the store does not serve such requests: {}", status.message()))
         }
         _ => Miss::Elsewhere(status.message().to_string()),
     }

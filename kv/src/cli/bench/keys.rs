@@ -105,11 +105,23 @@ impl Chooser {
     }
 }
 
-/// The bytes of a key, as text: a prefix that nobody else uses, then hexadecimal digits.
+/// The bytes of a key, as text: a prefix that nobody else uses, then hexadecimal digits. Those of a long key differ,
+/// too: a row of equal bytes would be compressed away.
 pub(super) fn key_bytes(number: u64, length: usize) -> Vec<u8> {
-    let mut key = format!("bench{:016x}", splitmix64(number)).into_bytes();
-    key.resize(length.max(key.len()), b'.');
+    let mut word = splitmix64(number);
+    let mut key = format!("bench{word:016x}").into_bytes();
+    let least = key.len();
+    while key.len() < length {
+        word = splitmix64(word);
+        key.extend_from_slice(format!("{word:016x}").as_bytes());
+    }
+    key.truncate(length.max(least));
     key
+}
+
+/// The key at a place among all keys, from 0 to 1.
+pub(super) fn key_at(place: f64) -> Vec<u8> {
+    format!("bench{:016x}", (place * u64::MAX as f64) as u64).into_bytes()
 }
 
 /// A value that nothing can compress.
@@ -162,10 +174,18 @@ mod tests {
     }
 
     #[test]
+    fn half_of_the_keys_lie_below_the_middle() {
+        let below = (0..1_000).filter(|number| key_bytes(*number, 21) < key_at(0.5)).count();
+        assert!((450..550).contains(&below), "{below}");
+    }
+
+    #[test]
     fn keys_and_values_have_the_length_that_was_asked_for() {
         assert_eq!(key_bytes(1, 32).len(), 32);
         assert_eq!(key_bytes(1, 0).len(), 21);
         assert_ne!(key_bytes(1, 32), key_bytes(2, 32));
+        assert!(key_bytes(1, 256).starts_with(&key_bytes(1, 21)));
+        assert_ne!(key_bytes(1, 256)[200..], key_bytes(2, 256)[200..]);
         assert_eq!(value_bytes(&mut Dice::new(1), 13).len(), 13);
     }
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
+use super::vitals::Vitals;
+
 /// Longer operations count as this long.
 const LONGEST_US: u64 = 60_000_000;
 
@@ -93,9 +95,14 @@ pub(super) struct Outcome {
     /// Attempts that had to be repeated.
     pub(super) repeated: u64,
     pub(super) regions: usize,
-    /// Processor seconds of this process, and of the cluster if it was started for the run.
+    /// Processor seconds of this process.
     pub(super) client_cpu: f64,
-    pub(super) server_cpu: Option<f64>,
+    /// What the servers took, if they were started for the run.
+    pub(super) servers: Option<Vitals>,
+    /// What all of our own stores together wrote to their raft logs.
+    pub(super) raft_log_bytes: Option<u64>,
+    /// Bytes of keys and values that one operation writes.
+    pub(super) user_bytes: u64,
 }
 
 impl Outcome {
@@ -106,6 +113,12 @@ impl Outcome {
     /// Processor microseconds of an operation.
     fn each_us(&self, seconds: f64) -> f64 {
         seconds * 1e6 / self.window.count().max(1) as f64
+    }
+
+    /// So many bytes, of all servers, for a byte that a client has written.
+    fn of_user_bytes(&self, bytes: Option<u64>) -> Option<f64> {
+        let written = self.window.count() * self.user_bytes;
+        bytes.filter(|_| written > 0).map(|bytes| bytes as f64 / written as f64)
     }
 
     pub(super) fn heading() -> Vec<String> {
@@ -122,7 +135,9 @@ impl Outcome {
             "repeated",
             "regions",
             "client us/op",
-            "cluster us/op",
+            "servers us/op",
+            "disk B/B",
+            "servers MiB",
         ];
         names.map(String::from).to_vec()
     }
@@ -142,7 +157,9 @@ impl Outcome {
             self.repeated.to_string(),
             self.regions.to_string(),
             format!("{:.0}", self.each_us(self.client_cpu)),
-            self.server_cpu.map_or("-".to_string(), |cpu| format!("{:.0}", self.each_us(cpu))),
+            shown(self.servers.map(|taken| self.each_us(taken.cpu)), 0),
+            shown(self.of_user_bytes(self.servers.map(|taken| taken.written)), 2),
+            shown(self.servers.map(|taken| taken.resident as f64 / f64::from(1 << 20)), 0),
         ]
     }
 
@@ -164,9 +181,17 @@ impl Outcome {
             "repeated": self.repeated,
             "regions": self.regions,
             "client_cpu_us_per_operation": self.each_us(self.client_cpu),
-            "cluster_cpu_us_per_operation": self.server_cpu.map(|cpu| self.each_us(cpu)),
+            "servers_cpu_us_per_operation": self.servers.map(|taken| self.each_us(taken.cpu)),
+            "servers": self.servers.map(|taken| taken.json()),
+            "disk_bytes_per_user_byte": self.of_user_bytes(self.servers.map(|taken| taken.written)),
+            "raft_log_bytes_per_user_byte": self.of_user_bytes(self.raft_log_bytes),
         })
     }
+}
+
+/// A figure of a table, if there is one.
+fn shown(figure: Option<f64>, digits: usize) -> String {
+    figure.map_or_else(|| "-".to_string(), |figure| format!("{figure:.digits$}"))
 }
 
 #[cfg(test)]

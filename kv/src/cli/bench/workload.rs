@@ -29,6 +29,10 @@ pub(super) enum Workload {
     YcsbE,
     /// 50% reads, 50% read-modify-writes, zipfian
     YcsbF,
+    /// Transactions that write two keys of one region, in one phase
+    TxnOneRegion,
+    /// Transactions that write two keys of two regions, in two phases
+    TxnTwoRegions,
 }
 
 /// What is done to a key.
@@ -39,6 +43,10 @@ pub(super) enum Operation {
     Insert,
     Scan,
     ReadModifyWrite,
+    /// A transaction with the next key, too.
+    WriteTogether,
+    /// A transaction with a key of another region, too.
+    WriteApart,
 }
 
 /// Parts of a hundred, and what is done in each.
@@ -51,11 +59,29 @@ impl Workload {
 
     /// Whether keys must be there before it begins.
     pub(super) fn reads(self) -> bool {
-        self != Workload::Put
+        self != Workload::Put && !self.is_transactional()
+    }
+
+    pub(super) fn is_transactional(self) -> bool {
+        matches!(self, Workload::TxnOneRegion | Workload::TxnTwoRegions)
+    }
+
+    /// Whether keys must be in an order.
+    pub(super) fn scans(self) -> bool {
+        matches!(self, Workload::Scan | Workload::YcsbE)
+    }
+
+    /// Pairs that every operation writes; 0 where only some do.
+    pub(super) fn writes(self) -> u64 {
+        match self {
+            Workload::Put => 1,
+            Workload::TxnOneRegion | Workload::TxnTwoRegions => 2,
+            _ => 0,
+        }
     }
 
     fn mix(self, reads: u64) -> Mix {
-        use Operation::{Get, Insert, Put, ReadModifyWrite, Scan};
+        use Operation::{Get, Insert, Put, ReadModifyWrite, Scan, WriteApart, WriteTogether};
         match self {
             Workload::Put => [(100, Put), (0, Put)],
             Workload::Get | Workload::YcsbC => [(100, Get), (0, Get)],
@@ -66,6 +92,8 @@ impl Workload {
             Workload::YcsbD => [(95, Get), (5, Insert)],
             Workload::YcsbE => [(95, Scan), (5, Insert)],
             Workload::YcsbF => [(50, Get), (50, ReadModifyWrite)],
+            Workload::TxnOneRegion => [(100, WriteTogether), (0, WriteTogether)],
+            Workload::TxnTwoRegions => [(100, WriteApart), (0, WriteApart)],
         }
     }
 
@@ -73,6 +101,7 @@ impl Workload {
     fn distribution(self) -> Option<Distribution> {
         match self {
             Workload::Put | Workload::Get | Workload::Scan | Workload::Mixed => None,
+            Workload::TxnOneRegion | Workload::TxnTwoRegions => None,
             Workload::YcsbD => Some(Distribution::Latest),
             _ => Some(Distribution::Zipfian),
         }
