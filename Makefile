@@ -61,6 +61,12 @@ golden: build ## Record golden files anew; review the diff like code
 bench: build ## Run the benchmarks beside their references and print a table
 	@cargo bench --locked --workspace --profile dev $(JOBS) --bench '*' -- $(ARGS)
 
+bench-compare: build ## Skerry beside etcd and Redis, with what an event costs: under 20 minutes on a quiet machine
+	@$(TARGET)/debug/bench-compare run $(ARGS)
+
+bench-page: build ## Make the tables and pictures of docs/benchmarks.md of the newest results
+	@$(TARGET)/debug/bench-compare page
+
 bench-store: build ## Puts through three replicas in one process, beside what the disk does without us
 	@cargo bench --locked --workspace --profile dev $(JOBS) --bench store -- $(ARGS)
 
@@ -81,4 +87,4 @@ verify: ## What CI runs: lint, tests, and the check that RocksDB was compiled on
 	@$(MAKE) --no-print-directory test
 	@.ci/setup --rocksdb-once
 
-.PHONY: help setup build run test labs sim chaos placement planted lint fmt golden bench bench-store bench-txn bench-regions bench-scheduler memory verify
+.PHONY: help setup build run test labs sim chaos placement planted lint fmt golden bench bench-compare bench-page bench-store bench-txn bench-regions bench-scheduler memory verify

@@ -7,6 +7,9 @@
 //!
 //! Values are random bytes, so that compression does not flatter anybody.
 
+pub mod compare;
+pub mod page;
+
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
