@@ -74,7 +74,9 @@ impl Peer {
     fn handle_ready(&mut self, mut ready: Ready, effects: &mut Effects) {
         self.send_all(ready.take_messages(), effects);
         self.rounds_answered(ready.take_read_states());
-        self.hand_to_apply(ready.take_committed_entries(), effects);
+        // What lies behind is replaced by what this Ready brings.
+        let kept = ready.entries().first().map_or(u64::MAX, |first| first.index - 1);
+        self.hand_to_apply(ready.take_committed_entries(), kept, effects);
         let is_only_vote = ready.entries().is_empty() && ready.snapshot().is_empty();
         let forgets = is_only_vote && self.environment.has(Planted::VoteNotPersisted);
         let hard_state = ready.hs().filter(|_| ready.must_sync() && !forgets).cloned();
@@ -134,7 +136,8 @@ impl Peer {
         self.continue_end(effects);
     }
 
-    fn hand_to_apply(&mut self, entries: Vec<Entry>, effects: &mut Effects) {
+    /// Hands over what is committed. Of the log on the disk entries up to `kept` stay as they are.
+    fn hand_to_apply(&mut self, entries: Vec<Entry>, kept: u64, effects: &mut Effects) {
         let Some(last) = entries.last() else { return };
         let (last_index, last_term) = (last.index, last.term);
         assert_eq!(entries[0].index, self.handed + 1, "entries for apply have a gap");
@@ -142,7 +145,7 @@ impl Peer {
         let raft_log = &self.raft_group.raft.raft_log;
         // Others may have committed what is not durable here yet, and a start takes what is recorded for a
         // promise of the log.
-        let durable = self.raft_group.store().durable_up_to();
+        let durable = self.raft_group.store().durable_up_to().min(kept);
         let commit_index = raft_log.committed.min(durable).max(last_index);
         let commit_term = raft_log.term(commit_index).unwrap_or(last_term);
         effects.apply.push(ApplyMessage::Apply(Box::new(ApplyTask {

@@ -370,6 +370,15 @@ fn check_log(
         let reason = format!("it ends with entry {last_index}, entry {known} was committed");
         return Err(damaged(region_id, reason));
     }
+    if applied.commit_index > truncated.index
+        && let Some(entry) = log.entry(region_id.get(), applied.commit_index)?
+        && entry.term != applied.commit_term
+    {
+        let (index, term) = (entry.index, applied.commit_term);
+        let reason =
+            format!("entry {index} is of term {}, that of {term} was committed", entry.term);
+        return Err(damaged(region_id, reason));
+    }
     let bounds = log.bounds(region_id.get())?;
     let (first, last) =
         bounds.map_or((u64::MAX, truncated.index), |bounds| (bounds.first, bounds.last));

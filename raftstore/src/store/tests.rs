@@ -24,6 +24,7 @@ mod guarded_reads;
 mod messages;
 mod offers;
 mod overload;
+mod replaced;
 mod split_check;
 mod stepped;
 mod threads;
@@ -112,6 +113,7 @@ impl Cluster {
                 for actor in 0..machine.store.actors() {
                     while machine.store.has_work(actor) {
                         machine.store.turn(actor).expect("nothing fails");
+                        replaced::assert_promises_are_kept(machine);
                         idle = false;
                     }
                 }
@@ -318,6 +320,14 @@ fn open_with(
         planted: None,
     };
     Store::open(parts).expect("the store opens")
+}
+
+/// Lets a store work until it is idle or ends.
+fn turn_all(store: &mut Store) -> crate::Result<()> {
+    while let Some(actor) = (0..store.actors()).find(|actor| store.has_work(*actor)) {
+        store.turn(actor)?;
+    }
+    Ok(())
 }
 
 fn done<T: std::fmt::Debug>(outcome: Outcome<T>) -> T {

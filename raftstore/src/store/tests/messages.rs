@@ -16,14 +16,6 @@ fn heartbeat_to(cluster: &Cluster, store: u64) -> (RaftMessage, Message) {
     beats.next().expect("a leader beats")
 }
 
-/// Lets a store work until it is idle or ends.
-fn turn_all(store: &mut Store) -> crate::Result<()> {
-    while let Some(actor) = (0..store.actors()).find(|actor| store.has_work(*actor)) {
-        store.turn(actor)?;
-    }
-    Ok(())
-}
-
 #[test]
 fn a_store_whose_leader_knows_of_more_than_it_has_ends_and_says_what_was_lost() {
     let mut cluster = Cluster::new(3, 3);

@@ -6,7 +6,12 @@ use crate::engine::log::LogOperation;
 
 impl Cluster {
     /// A write that is on its way.
-    fn begin_put(&mut self, region_id: u64, key: &str, value: &str) -> Receiver<Outcome<Written>> {
+    pub(super) fn begin_put(
+        &mut self,
+        region_id: u64,
+        key: &str,
+        value: &str,
+    ) -> Receiver<Outcome<Written>> {
         let (context, store) = (self.context(region_id), self.leader(region_id).0);
         let mut batch = WriteBatch::new();
         batch.put(RAW, data_key(key.as_bytes()), value.to_string());
