@@ -87,8 +87,13 @@ impl Committing<'_> {
         let mut committed = None;
         self.client.in_parts(&self.mutations, measure, self.start_ts, |target, part| {
             let is_whole = part.len() == self.mutations.len() && self.bytes <= PART_BYTES_MAX;
-            let way = if is_whole { Way::OnePhase } else { Way::TwoPhases };
-            let command = self.prewrite_of(part, way);
+            // The store chooses the timestamp of one phase: whoever has begun by now must not see it.
+            let (way, min_commit_ts) = match is_whole {
+                true => (Way::OnePhase, self.client.timestamp().next()),
+                // Readers may push it.
+                false => (Way::TwoPhases, self.start_ts.next()),
+            };
+            let command = self.prewrite_of(part, way, min_commit_ts);
             let permit = target.wait(target.member.txn.permits().acquire(bytes_of(part)));
             match target.wait(target.member.txn.write(&target.context, &command, permit))? {
                 Prewritten::Done { one_phase_commit_ts, .. } => {
@@ -101,7 +106,7 @@ impl Committing<'_> {
         Ok(committed)
     }
 
-    fn prewrite_of(&self, part: &[Mutation], way: Way) -> Prewrite {
+    fn prewrite_of(&self, part: &[Mutation], way: Way, min_commit_ts: Ts) -> Prewrite {
         let keys = self.mutations.len() as u64;
         Prewrite {
             mutations: part.to_vec(),
@@ -110,8 +115,7 @@ impl Committing<'_> {
             ttl_ms: LOCK_MS_MIN + keys / KEYS_A_MS,
             txn_size: keys,
             for_update_ts: Ts::ZERO,
-            // Readers may push it.
-            min_commit_ts: self.start_ts.next(),
+            min_commit_ts,
             max_commit_ts: Ts::ZERO,
             assertion_level: AssertionLevel::Off,
             way,
