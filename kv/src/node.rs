@@ -194,23 +194,20 @@ impl Node {
         });
         let Some(started) = started.await else {
             info!(logger, "store has stopped before it was started");
-            return tokio::task::block_in_place(|| engine.close(VIEWS_TIMEOUT))
-                .map(|()| None)
-                .map_err(Error::from);
+            tokio::task::block_in_place(|| engine.close(VIEWS_TIMEOUT))?;
+            return Ok(None);
         };
         let (identity, core, reports) = started?;
         config.storage.api_version = identity.api_version.number();
         let (version, limits) = (identity.api_version, config.storage.raw_limits());
-        let raw = RawStore::new(core.storage(), version, Arc::new(SystemClock), limits);
-        let raw = Arc::new(raw);
+        let raw = Arc::new(RawStore::new(core.storage(), version, Arc::new(SystemClock), limits));
         let vitals =
             StoreVitals::new(identity, Arc::clone(&engine), &core, &config, directory.path());
         metrics.add_source(vitals::readings(Arc::clone(&engine), &core));
-
         let timestamps = PatientTimestamps::new(Arc::clone(&scheduler), logger.clone());
         let detecting = Deadlocks::start(Arc::clone(&scheduler), logger.clone());
-        let now = Arc::clone(&timestamps);
-        let txn = transactions(&core, &identity, &config, now, &raw, detecting);
+        let surroundings = (Arc::clone(&timestamps), detecting);
+        let txn = transactions(&core, &identity, &config, surroundings, &raw);
         let collector = collector(&core, &identity, &config, &scheduler, &txn, &logger);
         let pages = pages(&config, &vitals, &metrics);
         let around = around(&core, &identity, &engine, &metrics, &stopping, &config);
@@ -383,9 +380,8 @@ fn transactions(
     core: &Core,
     identity: &StoreIdentity,
     config: &Config,
-    timestamps: Arc<PatientTimestamps>,
+    (timestamps, detecting): (Arc<PatientTimestamps>, Arc<Deadlocks>),
     raw: &RawStore,
-    detecting: Arc<Deadlocks>,
 ) -> Arc<TxnStore> {
     let (version, limits) = (identity.api_version, config.storage.txn_limits());
     let reads = Arc::clone(raw.read_pool());

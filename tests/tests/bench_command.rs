@@ -113,8 +113,8 @@ fn servers_of_its_own_are_measured_too() {
     let results = results(&ended);
     assert_eq!(results["results"][0]["failed"], 0, "{results}");
     assert!(number(&results, "servers_cpu_us_per_operation") > 0.0, "{results}");
-    // Three replicas each log what they store.
-    assert!(number(&results, "raft_log_bytes_per_user_byte") > 3.0, "{results}");
+    // Three replicas each log what they store; the last of it may be on its way still.
+    assert!(number(&results, "raft_log_bytes_per_user_byte") > 2.5, "{results}");
     assert!(
         results["results"][0]["servers"]["resident_bytes"].as_u64() > Some(1 << 20),
         "{results}"
@@ -142,14 +142,11 @@ fn two_regions_are_wanted_where_there_is_one() {
 }
 
 #[test]
-fn commands_in_batches_are_done_or_the_store_says_that_it_does_not_serve_them() {
+fn commands_travel_in_batches_if_that_is_asked_for() {
     let ended = bench(&["put"]).with("--api", "batch").with("--operations", "200").run_to_end();
-    if ended.status.success() {
-        assert_eq!(number(&results(&ended), "operations"), 200.0);
-        assert_eq!(number(&results(&ended), "failed"), 0.0);
-    } else {
-        ended.assert_failed(&["no put was done", "does not serve such requests"]);
-    }
+    ended.assert_clean();
+    assert_eq!(number(&results(&ended), "operations"), 200.0);
+    assert_eq!(number(&results(&ended), "failed"), 0.0);
 }
 
 /// Whether a program of a peer can be run here. If not, this is said: no figure of ours depends on it.

@@ -42,7 +42,7 @@ mod batch;
 pub(super) mod cluster;
 mod etcd;
 pub(super) mod keys;
-mod line;
+pub(super) mod line;
 mod record;
 mod redis;
 mod regions;

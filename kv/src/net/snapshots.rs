@@ -10,8 +10,8 @@
 //! 4. only then hands the message to raft, and answers.
 //!
 //! Whatever happens, the sender tells its raft whether the snapshot arrived: without that word raft would
-//! wait for ever. A transfer that broke is begun anew by raft after its own pause. One that stands still counts as broken,
-//! on both sides: else a disk that hangs there would take its place here for as long as the connection lives.
+//! wait for ever. A transfer that broke is begun anew by raft after its own pause. One that stands still counts
+//! as broken, on both sides: else a disk that hangs there would keep a place here while the connection lives.
 //!
 //! **Invariant.** Raft hears of a snapshot only when all its files are here for good.
 //!

@@ -16,7 +16,7 @@ use super::batch::{BatchLine, Commands};
 
 /// How commands travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Api {
+pub(in crate::cli) enum Api {
     /// Each as a call of its own
     Unary,
     /// Many in one message of a stream, as client libraries send them
@@ -32,8 +32,6 @@ pub(super) struct Line {
 
 type Answer<T> = Result<T, Status>;
 
-// Commands of a batch may be boxed or not, as the messages are generated.
-#[allow(clippy::useless_conversion)]
 impl Line {
     /// Not connected before it is used.
     pub(super) fn new(endpoint: &Endpoint, api: Api) -> Line {

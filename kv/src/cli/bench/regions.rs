@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use skerry_raftstore::time::{Clock, SystemClock};
 
-use super::super::ctl::http::Http;
+use super::super::http::Http;
 use super::cluster::Cluster;
 use super::keys::key_at;
 use super::servers::is_whole;

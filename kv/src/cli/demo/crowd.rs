@@ -19,9 +19,8 @@ use tokio::task::JoinSet;
 
 use super::super::bench::cluster::Cluster;
 use super::super::bench::keys::{Dice, value_bytes};
+use super::super::bench::line::Api;
 use crate::error::Result;
-use crate::metrics::Metrics;
-use crate::net::SchedulerClient;
 
 /// How long a write is repeated before its client gives up on it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -97,10 +96,10 @@ pub(super) struct Check {
 impl Crowd {
     /// Lets clients begin.
     pub(super) async fn start(scheduler: &str, habit: Habit, seed: u64) -> Result<Crowd> {
-        let scheduler = SchedulerClient::new(&[scheduler.to_string()], Metrics::new())?;
-        scheduler.expect_cluster(scheduler.cluster_id().await?);
+        let schedulers = [scheduler.to_string()];
+        let cluster = Cluster::connect(&schedulers, Api::Unary, CONNECTIONS, PATIENCE).await?;
         let shared = Arc::new(Shared {
-            cluster: Cluster::connect(scheduler, CONNECTIONS, PATIENCE).await?,
+            cluster,
             habit,
             seed,
             is_over: AtomicBool::new(false),

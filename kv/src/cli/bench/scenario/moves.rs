@@ -10,7 +10,7 @@ use super::clients::Background;
 use super::dead_store::leading_store;
 use super::{Report, Scene};
 use crate::cli::bench::keys::key_at;
-use crate::cli::ctl::http::Http;
+use crate::cli::http::Http;
 use crate::error::{Error, Result};
 
 /// How long after a cut its effects are looked for.
