@@ -33,13 +33,17 @@ impl Cluster {
 
     /// The region's replicas, and which of them leads.
     async fn replicas(&self) -> (Vec<metapb::Peer>, metapb::Peer) {
-        let mut scheduler = client::scheduler(self.process.addresses().scheduler);
-        let header = self.header().await;
         let region_id = self.client.context().expect("a region").region_id;
-        let question = GetRegionByIdRequest { header, region_id };
+        let (region, leader) = self.region(region_id).await.expect("a leader is known");
+        (region.peers, leader)
+    }
+
+    /// A region and its leader, once the scheduler knows both.
+    async fn region(&self, region_id: u64) -> Option<(metapb::Region, metapb::Peer)> {
+        let mut scheduler = client::scheduler(self.process.addresses().scheduler);
+        let question = GetRegionByIdRequest { header: self.header().await, region_id };
         let found = scheduler.get_region_by_id(question).await.expect("an answer").into_inner();
-        let leader = found.leader.expect("a leader is known");
-        (found.region.expect("it is known").peers, leader)
+        Some((found.region?, found.leader?))
     }
 
     async fn header(&self) -> Option<RequestHeader> {
