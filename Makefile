@@ -45,6 +45,9 @@ chaos: build ## Kill stores of a real cluster again and again while clients work
 placement: build ## Kill, fill and empty stores of four, and the scheduler, at full size (RESULTS=1 keeps the counts)
 	@RESULTS=$(RESULTS) FILTER=$(FILTER) tests/placement.sh
 
+soak: build ## Real clients in a storm, ten rounds; keeps the counts (SOAK_ROUNDS=10 SOAK_SECONDS=60)
+	@SOAK_ROUNDS=$(or $(SOAK_ROUNDS),10) SOAK_SECONDS=$(or $(SOAK_SECONDS),60) tests/soak.sh
+
 lint: setup ## Formatting and clippy, without changing anything
 	@cargo fmt --all --check
 	@cargo clippy --locked --workspace --all-targets $(JOBS) -- -D warnings
@@ -87,4 +90,4 @@ verify: ## What CI runs: lint, tests, and the check that RocksDB was compiled on
 	@$(MAKE) --no-print-directory test
 	@.ci/setup --rocksdb-once
 
-.PHONY: help setup build run test labs sim chaos placement planted lint fmt golden bench bench-compare bench-page bench-store bench-txn bench-regions bench-scheduler memory verify
+.PHONY: help setup build run test labs sim chaos placement soak planted lint fmt golden bench bench-compare bench-page bench-store bench-txn bench-regions bench-scheduler memory verify

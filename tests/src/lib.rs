@@ -17,6 +17,8 @@
 //! | what a person watches is drawn and leaves nothing behind | the same, in a terminal | `tests/demo.rs` |
 //! | the scheduler places replicas of real stores | a story of processes | `tests/placement.rs` |
 //! | clients that were not written here work | the same, through that client | `tests/clients.rs` |
+//! | they work also while stores die and leaders move | a story in the storm | `tests/soak.rs` |
+//! | the library keeps its word | a story in its process, or of one that is killed | `tests/embedded.rs` |
 //! | a rule of style that a machine can check | a rule | `tests/tidy.rs` |
 //!
 //! [`sim`] is a cluster in virtual time; [`lab`] lets a test drive one. [`checker`] looks at histories.
