@@ -468,7 +468,9 @@ pub struct RaftConfig {
     pub split_size: ByteSize,
     /// Size above which a region is cut.
     pub region_size_max: ByteSize,
-    /// Keys above which a region is cut.
+    /// Commit records of the parts into which a region is cut that has too many of them.
+    pub split_keys: u64,
+    /// Commit records above which a region is cut.
     pub region_keys_max: u64,
     /// Whether the right part of a cut region keeps its id.
     pub right_derive: bool,
@@ -520,6 +522,7 @@ impl Default for RaftConfig {
             split_check_size: ByteSize::mib(6),
             split_size: ByteSize::mib(96),
             region_size_max: ByteSize::mib(144),
+            split_keys: 960_000,
             region_keys_max: 1_440_000,
             right_derive: true,
             read_wait_ticks: 50,
@@ -587,7 +590,9 @@ impl RaftConfig {
         let sizes = self.split_size..=ByteSize::gib(64);
         check.within("region-size-max", self.region_size_max, sizes)?;
         check.within("split-size", self.split_size, ByteSize(1)..=ByteSize::gib(64))?;
-        check.within("region-keys-max", self.region_keys_max, 2..=1_000_000_000)?;
+        check.within("split-keys", self.split_keys, 1..=1_000_000_000)?;
+        let keys = self.split_keys.max(2)..=1_000_000_000;
+        check.within("region-keys-max", self.region_keys_max, keys)?;
         check.within("read-wait-ticks", self.read_wait_ticks, 1..=1_000_000)?;
         check.within("unknown-after-ticks", self.unknown_after_ticks, 1..=1_000_000)?;
         check.within("stale-peer-ticks", self.stale_peer_ticks, 20..=10_000_000)?;

@@ -2,6 +2,8 @@
 
 use std::ops::{Add, AddAssign, Div};
 
+use crate::engine::ColumnFamily;
+
 /// What is known of a region's extent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Estimate {
@@ -19,12 +21,22 @@ pub struct Extent {
     pub bytes: u64,
     /// How many.
     pub keys: u64,
+    /// How many of them are records of commits.
+    pub records: u64,
+}
+
+impl Extent {
+    /// That of one pair, or of one that is removed, which is not known to have been there.
+    pub fn of_pair(family: ColumnFamily, bytes: u64) -> Extent {
+        Extent { bytes, keys: 1, records: u64::from(family == ColumnFamily::Write) }
+    }
 }
 
 impl AddAssign for Extent {
     fn add_assign(&mut self, other: Extent) {
         self.bytes += other.bytes;
         self.keys += other.keys;
+        self.records += other.records;
     }
 }
 
@@ -41,6 +53,7 @@ impl Div<u64> for Extent {
     type Output = Extent;
 
     fn div(self, parts: u64) -> Extent {
-        Extent { bytes: self.bytes / parts, keys: self.keys / parts }
+        let Extent { bytes, keys, records } = self;
+        Extent { bytes: bytes / parts, keys: keys / parts, records: records / parts }
     }
 }

@@ -161,16 +161,22 @@ impl Applier {
         if epoch.version != self.region.epoch().version && !is_blind {
             return Done::refused(Refusal::EpochNotMatch(vec![self.region.clone()]));
         }
-        let (before, keys) = (batch.byte_size(), requests.len() as u64);
-        requests.into_iter().for_each(|request| put_request(batch, request));
-        Done::written(Extent { bytes: (batch.byte_size() - before) as u64, keys })
+        let mut written = Extent::default();
+        for request in requests {
+            let before = batch.byte_size();
+            let family = put_request(batch, request);
+            written += Extent::of_pair(family, (batch.byte_size() - before) as u64);
+        }
+        Done::written(written)
     }
 
     /// Applies the writes of an entry once more (a planted bug).
     pub(super) fn apply_again(&mut self, entry: &Entry, batch: &mut WriteBatch) {
         if entry.get_entry_type() == EntryType::EntryNormal && !entry.data.is_empty() {
             let requests = decode(&self.region, &entry.data).requests;
-            requests.into_iter().for_each(|request| put_request(batch, request));
+            for request in requests {
+                put_request(batch, request);
+            }
         }
     }
 
@@ -190,17 +196,24 @@ fn decode(region: &Region, data: &bytes::Bytes) -> RaftCmdRequest {
     })
 }
 
-fn put_request(batch: &mut WriteBatch, request: Request) {
+/// Adds what a request wants, and answers in which family.
+fn put_request(batch: &mut WriteBatch, request: Request) -> ColumnFamily {
     match request.command.expect("a request has a command") {
         request::Command::Put(put) => {
-            batch.put(family(put.column_family()), put.key, put.value);
+            let family = family(put.column_family());
+            batch.put(family, put.key, put.value);
+            family
         }
         request::Command::Delete(delete) => {
-            batch.delete(family(delete.column_family()), delete.key);
+            let family = family(delete.column_family());
+            batch.delete(family, delete.key);
+            family
         }
         request::Command::DeleteRange(delete) => {
-            let (start, end) = (delete.start_key.clone(), delete.end_key.clone());
-            batch.delete_range(family(delete.column_family()), KeyRange { start, end });
+            let family = family(delete.column_family());
+            let (start, end) = (delete.start_key, delete.end_key);
+            batch.delete_range(family, KeyRange { start, end });
+            family
         }
     }
 }

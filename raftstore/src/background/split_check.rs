@@ -3,9 +3,11 @@
 //! 1. Most looks end with an estimate: what was counted last and what was written since cannot have grown beyond the
 //!    limits, or what the engine says the region occupies is far below them. The engine compresses and does not
 //!    know keys, so it is believed with a margin.
-//! 2. Otherwise its keys are counted.
-//! 3. Its largest map of keys is walked, and keys are taken where equal parts of it end. Who asks for a half gets
-//!    the key in the middle, however small the region is.
+//! 2. Otherwise its keys are counted. Only records of commits count: locks come and go, and raw pairs are cut by their
+//!    size alone, because common clients read them backwards only within a region.
+//! 3. One of its maps of keys is walked, and keys are taken where equal parts of it end: the largest one, or the
+//!    records if there are too many of these. Who asks for a half gets the key in the middle, however small the
+//!    region is.
 //! 4. A key becomes a boundary in the form that clients expect: a whole encoded key, without the timestamp of
 //!    a version, so that the versions of one key stay together.
 
@@ -14,7 +16,7 @@ use skerry_proto::codec;
 use skerry_proto::metapb;
 
 use crate::Result;
-use crate::engine::{ColumnFamily, KeyRange, View};
+use crate::engine::{ColumnFamily, Cursor, KeyRange, View};
 use crate::environment::{Counters, Environment};
 use crate::extent::{Estimate, Extent};
 use crate::keys::{self, DataSpace};
@@ -40,10 +42,15 @@ pub(super) fn look(
         occupied += environment.engine.approximate_size(family, &range)?;
     }
     let bytes = occupied.saturating_mul(COMPRESSION_MAX);
-    let mut bound = Extent { bytes, keys: bytes / PAIR_BYTES_MIN };
+    let keys = bytes / PAIR_BYTES_MIN;
+    let mut bound = Extent { bytes, keys, records: keys };
     if known.is_bound {
-        let Extent { bytes, keys } = known.extent;
-        bound = Extent { bytes: bound.bytes.min(bytes), keys: bound.keys.min(keys) };
+        let Extent { bytes, keys, records } = known.extent;
+        bound = Extent {
+            bytes: bound.bytes.min(bytes),
+            keys: bound.keys.min(keys),
+            records: bound.records.min(records),
+        };
     }
     if is_large(environment, bound) {
         return find_keys(environment, region, false);
@@ -57,7 +64,7 @@ pub(super) fn look(
 
 fn is_large(environment: &Environment, extent: Extent) -> bool {
     let config = &environment.config;
-    extent.bytes > config.region_size_max.bytes() || extent.keys > config.region_keys_max
+    extent.bytes > config.region_size_max.bytes() || extent.records > config.region_keys_max
 }
 
 /// The same for a region that has to be counted, because it may be too large or is to be cut anyway.
@@ -70,27 +77,29 @@ pub(super) fn find_keys(
     let config = &environment.config;
     let view = environment.engine.view();
     let mut total = Extent::default();
-    let mut largest = (Extent::default(), None);
+    let mut measured = Vec::new();
     for (family, range) in maps(region) {
         let extent = measure(view.as_ref(), family, &range)?;
         total += extent;
-        if extent.bytes >= largest.0.bytes {
-            largest = (extent, Some((family, range)));
-        }
+        measured.push((extent, family, range));
     }
     let size = Estimate { extent: total, is_bound: true };
-    let (extent, Some((family, range))) = largest else {
-        return Ok((Vec::new(), size));
-    };
     if !is_large(environment, total) && !halve {
         return Ok((Vec::new(), size));
     }
-    let parts = match halve {
-        true => 2,
-        false => (total.bytes / config.split_size.bytes()).clamp(2, PARTS_MAX),
+    let by_number = total.bytes <= config.region_size_max.bytes() && !halve;
+    let weigh = |extent: Extent| if by_number { extent.records } else { extent.bytes };
+    let walked = measured.into_iter().max_by_key(|(extent, ..)| weigh(*extent));
+    let Some((extent, family, range)) = walked else {
+        return Ok((Vec::new(), size));
     };
-    let step = (extent.bytes / parts).max(1);
-    let keys = keys_at(view.as_ref(), family, &range, step, region)?;
+    let parts = match (halve, by_number) {
+        (true, _) => 2,
+        (false, false) => total.bytes / config.split_size.bytes(),
+        (false, true) => total.records / config.split_keys,
+    };
+    let step = (weigh(extent) / parts.clamp(2, PARTS_MAX)).max(1);
+    let keys = keys_at(view.as_ref(), (family, &range), step, weigh, region)?;
     Ok((keys, size))
 }
 
@@ -109,34 +118,38 @@ fn measure(view: &dyn View, family: ColumnFamily, range: &KeyRange) -> Result<Ex
     let mut cursor = view.cursor(family, range)?;
     let mut standing = cursor.seek_to_first()?;
     while standing {
-        extent.bytes += (cursor.key().len() + cursor.value().len()) as u64;
-        extent.keys += 1;
+        extent += extent_of(family, cursor.as_ref());
         standing = cursor.next()?;
     }
     Ok(extent)
 }
 
-/// A boundary behind every `step` bytes.
+/// What the pair counts on which a cursor stands.
+fn extent_of(family: ColumnFamily, cursor: &dyn Cursor) -> Extent {
+    Extent::of_pair(family, (cursor.key().len() + cursor.value().len()) as u64)
+}
+
+/// A boundary behind every `step` of what is weighed.
 fn keys_at(
     view: &dyn View,
-    family: ColumnFamily,
-    range: &KeyRange,
+    (family, range): (ColumnFamily, &KeyRange),
     step: u64,
+    weigh: impl Fn(Extent) -> u64,
     region: &metapb::Region,
 ) -> Result<Vec<Bytes>> {
-    let (mut keys, mut bytes): (Vec<Bytes>, u64) = (Vec::new(), 0);
+    let (mut keys, mut weight): (Vec<Bytes>, u64) = (Vec::new(), 0);
     let mut cursor = view.cursor(family, range)?;
     let mut standing = cursor.seek_to_first()?;
     while standing {
-        if bytes >= step {
+        if weight >= step {
             let boundary = boundary_of(cursor.key());
             let last = keys.last().unwrap_or(&region.start_key);
             if boundary > *last && region.contains_key(&boundary) {
                 keys.push(boundary);
-                bytes = 0;
+                weight = 0;
             }
         }
-        bytes += (cursor.key().len() + cursor.value().len()) as u64;
+        weight += weigh(extent_of(family, cursor.as_ref()));
         standing = cursor.next()?;
     }
     Ok(keys)

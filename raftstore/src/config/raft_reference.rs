@@ -34,6 +34,7 @@ impl RaftConfig {
             size("split-check-size", default.split_check_size, SPLIT_CHECK),
             size("split-size", default.split_size, SPLIT),
             size("region-size-max", default.region_size_max, REGION_SIZE),
+            knob("split-keys", &default.split_keys, SPLIT_KEYS),
             knob("region-keys-max", &default.region_keys_max, REGION_KEYS),
             knob("right-derive", &default.right_derive, RIGHT_DERIVE),
             knob("read-wait-ticks", &default.read_wait_ticks, READ_WAIT),
@@ -79,7 +80,10 @@ const LOG_GC_COUNT: &str = "Entries at which the log is cut although a replica s
 const SPLIT_CHECK: &str = "Bytes written to a region before its size is looked at again.";
 const SPLIT: &str = "Size of the parts into which a region that has grown is cut.";
 const REGION_SIZE: &str = "Size above which a region is cut. At least `split-size`.";
-const REGION_KEYS: &str = "Keys above which a region is cut.";
+const SPLIT_KEYS: &str =
+    "Commit records of the parts into which a region is cut that has too many of them.";
+const REGION_KEYS: &str = "Commit records of transactions above which a region is cut. Raw pairs do not count: they are \
+    cut by size alone. At least `split-keys`.";
 const RIGHT_DERIVE: &str = "Whether the right part of a region that is cut keeps its id; otherwise the left \
     part does.";
 const READ_WAIT: &str = "Ticks a read may wait for the other replicas.";

@@ -199,9 +199,19 @@ impl Cluster {
     }
 
     fn put(&mut self, region_id: u64, key: &str, value: &str) -> Outcome<Written> {
+        self.put_in(region_id, RAW, key.as_bytes(), value)
+    }
+
+    fn put_in(
+        &mut self,
+        region_id: u64,
+        family: ColumnFamily,
+        key: &[u8],
+        value: &str,
+    ) -> Outcome<Written> {
         let (context, store) = (self.context(region_id), self.leader(region_id).0);
         let mut batch = WriteBatch::new();
-        batch.put(RAW, data_key(key.as_bytes()), value.to_string());
+        batch.put(family, data_key(key), value.to_string());
         let (reply, answers) = self.reply();
         self.send(store, context, CommandKind::Write { batch, reply });
         self.wait(&answers)

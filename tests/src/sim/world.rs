@@ -29,6 +29,8 @@ use crate::checker::History;
 
 /// How often all disks are looked at, in events.
 const SWEEP_EVENTS: u64 = 1_000;
+/// Bytes of a pair of a client, roughly.
+const PAIR_BYTES: u64 = 16;
 
 /// What a store tells somebody outside, and when the store did so.
 pub(super) enum Letter {
@@ -400,7 +402,7 @@ fn config(seed: u64) -> RaftConfig {
     let apply_size_max = size(2_000, usual.apply_size_max);
     let entry_cache_size = size(1_000, usual.entry_cache_size);
     let split_check_size = size(4_000, usual.split_check_size);
-    RaftConfig {
+    let config = RaftConfig {
         workers: chance.between(1, 3) as usize,
         apply_workers: chance.between(1, 2) as usize,
         batch_messages_max: chance.between(1, 64) as usize,
@@ -420,5 +422,13 @@ fn config(seed: u64) -> RaftConfig {
         snapshot_collect_ticks: chance.between(5, 30),
         snapshot_keep_ticks: chance.between(10, 60),
         ..usual
+    };
+    // Pairs of these clients are cut by their size.
+    let keys = config.region_keys_max;
+    RaftConfig {
+        split_keys: keys.div_ceil(2),
+        split_size: ByteSize(keys.div_ceil(2) * PAIR_BYTES),
+        region_size_max: ByteSize(keys * PAIR_BYTES),
+        ..config
     }
 }

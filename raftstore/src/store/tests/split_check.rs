@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
+
 use super::*;
 use crate::config::ByteSize;
 
@@ -11,6 +13,7 @@ impl Cluster {
             split_check_size: split_check,
             split_size: ByteSize(size_max.0 / 2),
             region_size_max: size_max,
+            split_keys: keys_max / 2,
             region_keys_max: keys_max,
             ..config()
         };
@@ -25,6 +28,15 @@ impl Cluster {
         self.settle();
     }
 
+    /// Writes a record for each number, all at one timestamp.
+    fn commit(&mut self, numbers: std::ops::Range<u64>) {
+        for number in numbers {
+            let key = [&encode(&record_key(number))[..], &[0xFF; 8]].concat();
+            done(self.put_in(1, ColumnFamily::Write, &key, "P"));
+        }
+        self.settle();
+    }
+
     fn scans(&self) -> u64 {
         self.machines[&1].store.counters().region_scans.load(Ordering::Relaxed)
     }
@@ -32,6 +44,14 @@ impl Cluster {
     fn split_asks(&mut self) -> usize {
         self.machine(1).store.take_split_asks().len()
     }
+}
+
+fn record_key(number: u64) -> String {
+    format!("k{number:06}")
+}
+
+fn encode(key: &str) -> Bytes {
+    skerry_proto::codec::encode_bytes(key.as_bytes()).into()
 }
 
 #[test]
@@ -63,12 +83,29 @@ fn a_region_whose_pairs_are_overwritten_is_not_taken_for_a_large_one() {
 }
 
 #[test]
-fn a_region_with_too_many_small_pairs_is_found_by_their_number() {
+fn a_region_with_too_many_commit_records_is_found_by_their_number_and_cut_into_parts() {
     let mut cluster = Cluster::new(1, 1);
     cluster.reopen_with_limits(ByteSize(512), ByteSize::mib(64), 600);
-    cluster.fill(0..550, ByteSize(8));
+    cluster.commit(0..550);
     assert_eq!(cluster.split_asks(), 0);
     assert!((1..3).contains(&cluster.scans()), "{}", cluster.scans());
-    cluster.fill(550..650, ByteSize(8));
-    assert!(cluster.split_asks() > 0, "more than six hundred");
+    cluster.commit(550..1_000);
+    let asks = cluster.machine(1).store.take_split_asks();
+    let keys = &asks.last().expect("more than six hundred").keys;
+    let cuts: Vec<Bytes> = [333, 666, 999].map(record_key).map(|key| encode(&key)).into();
+    assert_eq!(keys, &cuts, "a thousand make three parts of three hundred and more");
+}
+
+#[test]
+fn raw_pairs_locks_and_long_values_are_not_commit_records() {
+    let mut cluster = Cluster::new(1, 1);
+    cluster.reopen_with_limits(ByteSize(512), ByteSize::mib(64), 600);
+    cluster.fill(0..700, ByteSize(8));
+    for family in [ColumnFamily::Lock, ColumnFamily::Default] {
+        for number in 0..700 {
+            done(cluster.put_in(1, family, &encode(&record_key(number)), "v"));
+        }
+    }
+    cluster.settle();
+    assert_eq!(cluster.split_asks(), 0);
 }
