@@ -1,6 +1,7 @@
 //! Clients that were not written here, unmodified: the crate `tikv-client` and the PyPI package of that name.
 //!
-//! Here are raw pairs; transactions have their stories in `clients/transactions.rs`.
+//! Here are raw pairs; transactions have their stories in `clients/transactions.rs`, and those that are larger than a
+//! region in `clients/large.rs`.
 //!
 //! Every story is told on a cluster of each API version: without a keyspace on V1, with the keyspace DEFAULT
 //! on V2. Requests that these clients refuse to send, or bend before they send them, are made by hand.
@@ -8,6 +9,8 @@
 //! The crate's own scan loop decides what can be asked on V1: a scan without an end goes on until it has as many
 //! pairs as were asked for, so on V1 every scan has an end. That is the same against TiKV.
 
+#[path = "clients/large.rs"]
+mod large;
 #[path = "clients/transactions.rs"]
 mod transactions;
 
@@ -486,14 +489,17 @@ fn the_python_client_reads_and_writes() {
     };
     let ground = Ground::new();
     let process = ground.replicated_playground().start();
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("python").join("raw.py");
-    let ran = Command::new(interpreter)
-        .arg(script)
-        .arg(process.addresses().scheduler.to_string())
-        .output()
-        .expect("an interpreter can be executed");
-    let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
-    assert!(ran.status.success(), "{out}\n{err}");
-    assert!(out.ends_with("all stories hold\n"), "{out}\n{err}");
+    for name in ["raw.py", "txn.py"] {
+        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("python").join(name);
+        let ran = Command::new(&interpreter)
+            .arg(script)
+            .arg(process.addresses().scheduler.to_string())
+            .output()
+            .expect("an interpreter can be executed");
+        let (out, err) =
+            (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+        assert!(ran.status.success(), "{name}: {out}\n{err}");
+        assert!(out.ends_with("all stories hold\n"), "{name}: {out}\n{err}");
+    }
     process.stop().assert_clean();
 }
