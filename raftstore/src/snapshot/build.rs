@@ -1,4 +1,4 @@
-//! Building: one table for each part of a region, out of a view.
+//! Building: one table for each part of a region that holds something, out of a view.
 
 use std::path::Path;
 
@@ -9,8 +9,7 @@ use super::format::{self, Stored, Table};
 use super::{Side, SnapshotId, disk};
 use crate::Result;
 use crate::engine::files::unfinished;
-use crate::engine::{ColumnFamily, Engine, KeyRange, View};
-use crate::keys::DataSpace;
+use crate::engine::{ColumnFamily, Cursor, Engine, KeyRange, View};
 
 /// How often the caller hears of progress. Small enough that a wait for the disk's sake is short.
 const PROGRESS_BYTES: u64 = 64 << 10;
@@ -32,9 +31,13 @@ pub fn build(
         return Ok(stored.data);
     }
     let mut tables = Vec::new();
-    for (family, number, range) in parts(region) {
+    for (family, number, range) in format::parts(region) {
+        let mut cursor = view.cursor(family, &range)?;
+        if !cursor.seek_to_first()? {
+            continue;
+        }
         let path = format::table_path(directory, Side::Sender, id, family, number);
-        let mut writer = TableSource { view, engine, family, range };
+        let mut writer = TableSource { cursor, engine, family, range: &range };
         let (size, checksum) = writer.write(&path, limit)?;
         tables.push(Table { family, number, size, checksum });
     }
@@ -43,35 +46,13 @@ pub fn build(
     Ok(data)
 }
 
-/// What a region consists of: family, number within the family, range. Family `raw` has three parts, because a
-/// table removes one range and the region has one in each of three spaces, with other regions between them.
-fn parts(region: &metapb::Region) -> Vec<(ColumnFamily, usize, KeyRange)> {
-    let range = |space: DataSpace| {
-        let (start, end) = space.range(&region.start_key, &region.end_key);
-        let range = KeyRange::new(start, end);
-        assert!(!range.is_empty(), "a region without room for a key: {region}");
-        range
-    };
-    let mut parts = Vec::new();
-    for family in ColumnFamily::DATA {
-        if family == ColumnFamily::Raw {
-            let mut ranges = DataSpace::ALL.map(range);
-            ranges.sort_by(|left, right| left.start.cmp(&right.start));
-            let numbered = ranges.into_iter().zip(1..);
-            parts.extend(numbered.map(|(range, number)| (family, number, range)));
-        } else {
-            parts.push((family, 1, range(DataSpace::Main)));
-        }
-    }
-    parts
-}
-
 /// Where the content of one table comes from.
 struct TableSource<'a> {
-    view: &'a dyn View,
+    /// Stands on the first pair.
+    cursor: Box<dyn Cursor + 'a>,
     engine: &'a dyn Engine,
     family: ColumnFamily,
-    range: KeyRange,
+    range: &'a KeyRange,
 }
 
 impl TableSource<'_> {
@@ -80,10 +61,8 @@ impl TableSource<'_> {
         let temporary = unfinished(path);
         disk::step(path)?;
         let mut table = self.engine.table_writer(self.family, &temporary)?;
-        table.delete_range(&self.range)?;
-        let mut cursor = self.view.cursor(self.family, &self.range)?;
-        let mut untold = 0;
-        let mut standing = cursor.seek_to_first()?;
+        table.delete_range(self.range)?;
+        let (cursor, mut untold, mut standing) = (&mut self.cursor, 0, true);
         while standing {
             let (key, value) = (cursor.key(), cursor.value());
             table.put(key, value)?;

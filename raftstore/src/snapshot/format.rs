@@ -1,8 +1,8 @@
 //! How a snapshot lies on disk: names of files, the file that lists them, and what makes a list acceptable.
 //!
 //! ```text
-//! gen_<region>_<term>_<index>_<family>.sst       the first table of a family
-//! gen_<region>_<term>_<index>_<family>_<n>.sst   its second and further ones, n from 2
+//! gen_<region>_<term>_<index>_<family>.sst       the first part of a family
+//! gen_<region>_<term>_<index>_<family>_<n>.sst   its second and third one, n from 2 (of raw pairs alone)
 //! gen_<region>_<term>_<index>.meta               the list; written last
 //! ```
 //!
@@ -11,8 +11,8 @@
 //!
 //! The list is an encoded `raft_serverpb.RaftSnapshotData`, the same that raft carries to the receiver, followed by
 //! its CRC-32 (4 bytes, little-endian). It names the files by family and order only, so no list can point
-//! out of the directory. Tables of a family stand together and ascend; families stand in the order of
-//! [`ColumnFamily::DATA`], and none is missing, because also an empty one must clear what it replaces.
+//! out of the directory. They ascend, families in the order of [`ColumnFamily::DATA`]. A part of the region that holds
+//! nothing has no table: the receiver clears what it has there itself.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,12 +22,13 @@ use skerry_proto::metapb;
 use skerry_proto::raft_serverpb::{RaftSnapshotData, SnapshotCfFile, SnapshotMeta};
 
 use super::{Side, SnapshotId, disk};
-use crate::engine::ColumnFamily;
 use crate::engine::files::unfinished;
+use crate::engine::{ColumnFamily, KeyRange};
+use crate::keys::DataSpace;
 use crate::{Error, Result};
 
 /// The version of everything said above. Another one is refused: its tables might not clear their ranges.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// Length of the checksum behind the list.
 const CRC_BYTES: usize = 4;
@@ -40,7 +41,7 @@ const PASSING_ENDINGS: [&str; 2] = [".tmp", ".ingest"];
 pub(super) struct Table {
     /// The family it is loaded into.
     pub(super) family: ColumnFamily,
-    /// Its place among the tables of the family, from 1.
+    /// Which part of the family it is, from 1.
     pub(super) number: usize,
     /// Length of the file.
     pub(super) size: u64,
@@ -62,6 +63,49 @@ impl Table {
     }
 }
 
+/// What a region consists of: family, number within the family, range. Family `raw` has three parts, because a
+/// table removes one range and the region has one in each of three spaces, with other regions between them.
+pub(super) fn parts(region: &metapb::Region) -> Vec<(ColumnFamily, usize, KeyRange)> {
+    let range = |space: DataSpace| {
+        let (start, end) = space.range(&region.start_key, &region.end_key);
+        let range = KeyRange::new(start, end);
+        assert!(!range.is_empty(), "a region without room for a key: {region}");
+        range
+    };
+    let mut parts = Vec::new();
+    for family in ColumnFamily::DATA {
+        if family == ColumnFamily::Raw {
+            let mut ranges = DataSpace::ALL.map(range);
+            ranges.sort_by(|left, right| left.start.cmp(&right.start));
+            let numbered = ranges.into_iter().zip(1..);
+            parts.extend(numbered.map(|(range, number)| (family, number, range)));
+        } else {
+            parts.push((family, 1, range(DataSpace::Main)));
+        }
+    }
+    parts
+}
+
+/// How many parts a family has.
+fn parts_of(family: ColumnFamily) -> usize {
+    if family == ColumnFamily::Raw { DataSpace::ALL.len() } else { 1 }
+}
+
+/// The name of a part, in file names and in the list.
+fn part_name(family: ColumnFamily, number: usize) -> String {
+    match number {
+        1 => family.to_string(),
+        _ => format!("{family}_{number}"),
+    }
+}
+
+/// The part of this name; nothing for names that are not made here.
+fn part_of(name: &str) -> Option<(ColumnFamily, usize)> {
+    let families = ColumnFamily::DATA.into_iter();
+    let mut all = families.flat_map(|family| (1..=parts_of(family)).map(move |it| (family, it)));
+    all.find(|(family, number)| part_name(*family, *number) == name)
+}
+
 /// Where a table lies.
 pub(super) fn table_path(
     directory: &Path,
@@ -70,11 +114,7 @@ pub(super) fn table_path(
     family: ColumnFamily,
     number: usize,
 ) -> PathBuf {
-    let prefix = side.prefix();
-    directory.join(match number {
-        1 => format!("{prefix}_{id}_{family}.sst"),
-        _ => format!("{prefix}_{id}_{family}_{number}.sst"),
-    })
+    directory.join(format!("{}_{id}_{}.sst", side.prefix(), part_name(family, number)))
 }
 
 /// Where the list lies.
@@ -94,14 +134,7 @@ pub(super) fn owner_of(name: &str) -> Option<(SnapshotId, Side)> {
     if rest == ".meta" {
         return Some((id, side));
     }
-    let part = rest.strip_prefix('_')?.strip_suffix(".sst")?;
-    let (family, further) = match part.split_once('_') {
-        None => (part, None),
-        Some((family, further)) => (family, Some(further)),
-    };
-    let is_further = |text| matches!(number(text), Some((2.., "")));
-    let is_ours = data_family(family).is_some() && further.is_none_or(is_further);
-    is_ours.then_some((id, side))
+    part_of(rest.strip_prefix('_')?.strip_suffix(".sst")?).map(|_| (id, side))
 }
 
 /// The number that `text` begins with, as this file would have printed it, and what follows.
@@ -112,14 +145,10 @@ fn number(text: &str) -> Option<(u64, &str)> {
     (value.to_string() == number).then_some((value, rest))
 }
 
-fn data_family(name: &str) -> Option<ColumnFamily> {
-    ColumnFamily::DATA.into_iter().find(|family| family.name() == name)
-}
-
 /// The list of these tables, as raft carries it.
 pub(super) fn list(region: &metapb::Region, tables: &[Table]) -> RaftSnapshotData {
     let line = |table: &Table| SnapshotCfFile {
-        cf: table.family.name().to_string(),
+        cf: part_name(table.family, table.number),
         size: table.size,
         checksum: table.checksum,
     };
@@ -150,22 +179,23 @@ pub(super) fn tables(
     let mut tables: Vec<Table> = Vec::with_capacity(lines.len());
     let mut total = 0_u64;
     for line in lines {
-        let family = data_family(&line.cf)
-            .ok_or_else(|| format!("it has a file of family {:?}, which is no data", line.cf))?;
+        let (family, number) = part_of(&line.cf).ok_or_else(|| {
+            format!("it has a file of {:?}, which is no part of a region", line.cf)
+        })?;
         if line.size == 0 {
-            return Err(format!("it has an empty file of family {family}"));
+            return Err(format!("its file of {} is empty", line.cf));
         }
         total = total.checked_add(line.size).ok_or("its size is beyond all bounds")?;
-        let number = 1 + tables.iter().filter(|table| table.family == family).count();
         tables.push(Table { family, number, size: line.size, checksum: line.checksum });
     }
     if total != data.file_size {
         return Err(format!("its files have {total} bytes instead of {}", data.file_size));
     }
-    let mut families: Vec<ColumnFamily> = tables.iter().map(|table| table.family).collect();
-    families.dedup();
-    if families != ColumnFamily::DATA {
-        return Err(format!("its files are of the families {families:?}"));
+    let place = |table: &Table| {
+        (ColumnFamily::DATA.iter().position(|family| *family == table.family), table.number)
+    };
+    if !tables.is_sorted_by(|one, next| place(one) < place(next)) {
+        return Err("its files do not ascend".to_string());
     }
     Ok(tables)
 }
@@ -361,6 +391,8 @@ mod tests {
             "gen_7_6_120_raft.sst",
             "gen_7_6_120_raw_1.sst",
             "gen_7_6_120_raw_02.sst",
+            "gen_7_6_120_raw_4.sst",
+            "gen_7_6_120_write_2.sst",
             "gen_7_6_0120.meta",
             "gen_7_6_120_raw.sst.old",
             "gen_7_+6_120.meta",
@@ -377,15 +409,16 @@ mod tests {
     fn a_list_that_is_not_acceptable_is_refused_with_its_reason() {
         assert!(tables(ID, &good()).is_ok());
         type Change = fn(&mut RaftSnapshotData);
-        let changes: [(Change, &str); 9] = [
-            (|data| data.version = 2, "format version 2"),
+        let changes: [(Change, &str); 10] = [
+            (|data| data.version = 1, "format version 1"),
             (|data| data.region = None, "of region None"),
             (|data| data.region.get_or_insert_default().id = 8, "of region Some(8)"),
             (|data| data.meta = None, "0 bytes instead of 43"),
             (|data| data.file_size += 1, "43 bytes instead of 44"),
-            (|data| lines(data)[2].cf = "raft".to_string(), "\"raft\", which is no data"),
-            (|data| lines(data).swap(0, 1), "of the families [Lock, Default"),
-            (|data| lines(data)[4].size = 0, "an empty file of family raw"),
+            (|data| lines(data)[2].cf = "raft".to_string(), "\"raft\", which is no part"),
+            (|data| lines(data).swap(0, 1), "do not ascend"),
+            (|data| lines(data)[4].cf = "raw".to_string(), "do not ascend"),
+            (|data| lines(data)[4].size = 0, "its file of raw_2 is empty"),
             (|data| lines(data)[4].size = u64::MAX, "beyond all bounds"),
         ];
         for (change, reason) in changes {
@@ -396,7 +429,7 @@ mod tests {
         }
         let mut data = good();
         data.file_size -= lines(&mut data).remove(1).size;
-        assert!(tables(ID, &data).expect_err("a family is missing").contains("of the families"));
+        assert_eq!(tables(ID, &data).expect("a part may hold nothing").len(), 4);
     }
 
     fn lines(data: &mut RaftSnapshotData) -> &mut Vec<SnapshotCfFile> {
@@ -417,10 +450,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_leads_back_to_its_snapshot(region_id: u64, term: u64, index: u64, number in 1..9_usize) {
+        fn a_name_leads_back_to_its_snapshot(region_id: u64, term: u64, index: u64, number in 1..4_usize) {
             let id = SnapshotId { region_id, term, index };
             for side in [Side::Sender, Side::Receiver] {
-                let path = table_path(Path::new("d"), side, id, ColumnFamily::Lock, number);
+                let path = table_path(Path::new("d"), side, id, ColumnFamily::Raw, number);
                 let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
                 prop_assert_eq!(owner_of(name), Some((id, side)));
             }

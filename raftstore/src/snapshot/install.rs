@@ -7,7 +7,7 @@ use skerry_proto::metapb;
 use super::format::{self, Stored};
 use super::{Side, SnapshotId};
 use crate::Result;
-use crate::engine::{ColumnFamily, Engine};
+use crate::engine::{ColumnFamily, Durability, Engine, WriteBatch};
 use crate::planted::Planted;
 
 /// Replaces all data of `region` by the received snapshot `id`, durably; keys outside of the region stay. Everything is
@@ -35,10 +35,36 @@ pub fn install(
     if planted != Some(Planted::SnapshotUnchecked) {
         stored.verify()?;
     }
+    clear_without_table(&stored, region, engine)?;
     for family in ColumnFamily::DATA {
         let tables = stored.tables.iter().filter(|table| table.family == family);
         let paths: Vec<PathBuf> = tables.map(|table| stored.path(table)).collect();
-        engine.ingest(family, &paths)?;
+        if !paths.is_empty() {
+            engine.ingest(family, &paths)?;
+        }
     }
     Ok(())
+}
+
+/// Clears the parts of which the sender has nothing. Mostly there is nothing here either: a removal that removes
+/// nothing would be one more thing for every reader to step over.
+fn clear_without_table(
+    stored: &Stored,
+    region: &metapb::Region,
+    engine: &dyn Engine,
+) -> Result<()> {
+    let view = engine.view();
+    let mut batch = WriteBatch::new();
+    for (family, number, range) in format::parts(region) {
+        let has_table =
+            stored.tables.iter().any(|table| (table.family, table.number) == (family, number));
+        if !has_table && view.cursor(family, &range)?.seek_to_first()? {
+            batch.delete_range(family, range);
+        }
+    }
+    // That it is empty here must be as durable as what is loaded.
+    match batch.is_empty() && !stored.tables.is_empty() {
+        true => Ok(()),
+        false => engine.write(batch, Durability::Synced),
+    }
 }

@@ -3,13 +3,13 @@
 //!
 //! The life of a snapshot:
 //!
-//! 1. [`build`] writes one table for each part of the region, from a view, and last a file that lists
-//!    them with sizes and checksums ([`format`]). An unfinished or damaged one is built again, a complete
+//! 1. [`build`] writes one table for each part of the region that holds something, from a view, and last a file that
+//!    lists them with sizes and checksums ([`format`]). An unfinished or damaged one is built again, a complete
 //!    one is used again.
 //! 2. [`Outgoing`] cuts the files into chunks, [`Incoming`] puts them together on another store and
 //!    checks them. Only then does raft hear of the snapshot. [`copy`] does both within one process.
-//! 3. [`install`] checks once more and loads one family after the other. Every table begins with the
-//!    removal of its own range, so that clearing and loading are one step of the engine.
+//! 3. [`install`] checks once more, clears the parts that have no table, and loads one family after the other. Every
+//!    table begins with the removal of its own range, so that clearing and loading are one step of the engine.
 //! 4. [`Manager`] knows which region is doing which of this, says "not now" when too many are, and
 //!    collects files that nobody needs. [`RateLimit`] tells how long to wait for the disk's or the
 //!    network's sake.
@@ -23,8 +23,8 @@
 //! **Invariants.**
 //! * A snapshot is complete when its `.meta` file is there, which is written last; it is good when all sizes
 //!   and checksums agree. Files are trusted only after that check, on each side, at each start.
-//! * The ranges that the tables of a family remove do not overlap and together are exactly the region's data in
-//!   that family. Installing again after a crash at any moment gives the same result.
+//! * The ranges that the tables of a family remove do not overlap, and together with those that have no table they are
+//!   exactly the region's data in that family. Installing again after a crash at any moment gives the same result.
 //! * Two snapshots with one [`SnapshotId`] hold the same data, though not the same bytes.
 //!
 //! What this does not do: it decides neither when a snapshot is needed nor whether it may be accepted; it starts

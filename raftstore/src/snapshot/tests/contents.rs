@@ -16,8 +16,8 @@ fn check(kind: Kind, region: &metapb::Region, from: &Contents, before: &Contents
     receiver.install(region).expect("install again");
     assert_eq!(receiver.contents(), expected, "twice is once");
     assert_eq!(sender.contents(), *from);
-    assert_eq!(sender.names(), complete_names("gen"));
-    assert_eq!(receiver.names(), complete_names("rev"));
+    assert_eq!(sender.names(), names_for("gen", region, from));
+    assert_eq!(receiver.names(), names_for("rev", region, from));
 }
 
 #[test]

@@ -159,18 +159,21 @@ fn neighbourhood(value: &str) -> Contents {
     contents
 }
 
-/// The files of a snapshot that is complete and nothing else.
+/// The files of a snapshot of a region that has something in every part, and nothing else.
 fn complete_names(prefix: &str) -> BTreeSet<String> {
-    let endings = [
-        "_default.sst",
-        "_lock.sst",
-        "_write.sst",
-        "_raw.sst",
-        "_raw_2.sst",
-        "_raw_3.sst",
-        ".meta",
-    ];
-    endings.map(|ending| format!("{prefix}_7_6_120{ending}")).into()
+    names_for(prefix, &region("", ""), &neighbourhood(""))
+}
+
+/// The files of a snapshot of `region` out of these pairs: one for each part that holds something, and the list.
+fn names_for(prefix: &str, region: &metapb::Region, from: &Contents) -> BTreeSet<String> {
+    let part = |(family, key): &(ColumnFamily, Bytes)| match (family, key[0]) {
+        (ColumnFamily::Raw, b'y') => "raw_2".to_string(),
+        (ColumnFamily::Raw, b'z') => "raw_3".to_string(),
+        _ => family.to_string(),
+    };
+    let inside = from.keys().filter(|(family, key)| is_inside(region, *family, key));
+    let tables = inside.map(|pair| format!("{prefix}_7_6_120_{}.sst", part(pair)));
+    tables.chain([format!("{prefix}_7_6_120.meta")]).collect()
 }
 
 /// Changes one bit of a file and answers what it was before.
