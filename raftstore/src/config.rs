@@ -16,6 +16,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::extent::Extent;
 use crate::{Error, Result};
 
 mod raft_reference;
@@ -549,6 +550,11 @@ impl RaftConfig {
     pub fn lease(&self) -> std::time::Duration {
         let ticks = u64::try_from(self.election_ticks - 1).expect("a small number");
         std::time::Duration::from_millis(ticks * self.tick_ms * 9 / 10)
+    }
+
+    /// Whether a region of this extent should be cut.
+    pub fn is_large(&self, extent: Extent) -> bool {
+        extent.bytes > self.region_size_max.bytes() || extent.records > self.region_keys_max
     }
 
     /// With numbers of workers that fit so many cores, where none are set. Below four cores a second worker of a

@@ -217,7 +217,19 @@ pub enum Origin {
     Split {
         /// The parent's replica here led the region when it applied the split.
         campaign: bool,
+        /// Its share of what the parent held.
+        extent: Extent,
     },
+}
+
+impl Origin {
+    /// What is known of its region's size in the beginning.
+    pub fn estimate(self) -> Estimate {
+        match self {
+            Origin::Split { extent, .. } => Estimate { extent, is_bound: false },
+            Origin::Disk | Origin::Message => Estimate::default(),
+        }
+    }
 }
 
 /// Changes of one replica that the log writer makes durable, together with those of others.

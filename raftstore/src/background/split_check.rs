@@ -52,7 +52,7 @@ pub(super) fn look(
             records: bound.records.min(records),
         };
     }
-    if is_large(environment, bound) {
+    if environment.config.is_large(bound) {
         return find_keys(environment, region, false);
     }
     let extent = match known.is_bound {
@@ -60,11 +60,6 @@ pub(super) fn look(
         false => Extent { bytes: occupied, ..known.extent },
     };
     Ok((Vec::new(), Estimate { extent, ..known }))
-}
-
-fn is_large(environment: &Environment, extent: Extent) -> bool {
-    let config = &environment.config;
-    extent.bytes > config.region_size_max.bytes() || extent.records > config.region_keys_max
 }
 
 /// The same for a region that has to be counted, because it may be too large or is to be cut anyway.
@@ -84,7 +79,7 @@ pub(super) fn find_keys(
         measured.push((extent, family, range));
     }
     let size = Estimate { extent: total, is_bound: true };
-    if !is_large(environment, total) && !halve {
+    if !config.is_large(total) && !halve {
         return Ok((Vec::new(), size));
     }
     let by_number = total.bytes <= config.region_size_max.bytes() && !halve;
@@ -98,8 +93,10 @@ pub(super) fn find_keys(
         (false, false) => total.bytes / config.split_size.bytes(),
         (false, true) => total.records / config.split_keys,
     };
-    let step = (weigh(extent) / parts.clamp(2, PARTS_MAX)).max(1);
-    let keys = keys_at(view.as_ref(), (family, &range), step, weigh, region)?;
+    let parts = parts.clamp(2, PARTS_MAX);
+    let step = (weigh(extent) / parts).max(1);
+    let boundaries = Boundaries { step, count_max: parts as usize - 1 };
+    let keys = keys_at(view.as_ref(), (family, &range), boundaries, weigh, region)?;
     Ok((keys, size))
 }
 
@@ -129,19 +126,25 @@ fn extent_of(family: ColumnFamily, cursor: &dyn Cursor) -> Extent {
     Extent::of_pair(family, (cursor.key().len() + cursor.value().len()) as u64)
 }
 
-/// A boundary behind every `step` of what is weighed.
+/// How many boundaries there shall be, and how far apart.
+struct Boundaries {
+    step: u64,
+    count_max: usize,
+}
+
+/// Boundaries behind every step of what is weighed.
 fn keys_at(
     view: &dyn View,
     (family, range): (ColumnFamily, &KeyRange),
-    step: u64,
+    boundaries: Boundaries,
     weigh: impl Fn(Extent) -> u64,
     region: &metapb::Region,
 ) -> Result<Vec<Bytes>> {
     let (mut keys, mut weight): (Vec<Bytes>, u64) = (Vec::new(), 0);
     let mut cursor = view.cursor(family, range)?;
     let mut standing = cursor.seek_to_first()?;
-    while standing {
-        if weight >= step {
+    while standing && keys.len() < boundaries.count_max {
+        if weight >= boundaries.step {
             let boundary = boundary_of(cursor.key());
             let last = keys.last().unwrap_or(&region.start_key);
             if boundary > *last && region.contains_key(&boundary) {

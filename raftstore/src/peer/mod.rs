@@ -204,7 +204,7 @@ impl Peer {
             heard: BTreeMap::new(),
             reported_unwell: Vec::new(),
             unchecked: Extent::default(),
-            size: Estimate::default(),
+            size: new.origin.estimate(),
             unreported: Extent::default(),
             raft_group,
         };
@@ -422,6 +422,7 @@ impl Peer {
             self.heard =
                 self.region().peers.iter().map(|peer| (peer.peer_id(), self.ticks)).collect();
             self.change_proposed = self.raft_group.raft.raft_log.last_index();
+            self.look_if_large(effects);
             self.report(effects);
         } else if led {
             info!(self.environment.logger, "leads no more"; "region" => %self.region(), "term" => term);
@@ -436,7 +437,7 @@ impl Peer {
         effects: &mut Effects,
     ) -> Result<()> {
         let is_alone = self.region().peers.len() == 1;
-        let campaign = matches!(origin, Origin::Split { campaign: true }) || is_alone;
+        let campaign = matches!(origin, Origin::Split { campaign: true, .. }) || is_alone;
         if campaign && self.is_initialised() {
             let _ = self.raft_group.campaign();
             self.pin_election_timeout();

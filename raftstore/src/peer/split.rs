@@ -76,21 +76,22 @@ impl Peer {
         self.environment.meta.lock().expect("no holder panics").split(&parts, former);
         let leads = self.is_touchable() && self.is_leader();
         let campaign = leads && self.applied_term == self.raft_group.raft.term;
+        let extent = self.size.extent / parts.len() as u64;
         for child in born {
             let peer = *child.peer_on_store(store).expect("looked at above");
             effects.workers.push(WorkerMessage::Create(Box::new(NewPeer {
                 region: child.clone(),
                 peer,
-                origin: Origin::Split { campaign },
+                origin: Origin::Split { campaign, extent },
                 messages: Vec::new(),
             })));
         }
         for child in dead {
             effects.background.push(BackgroundTask::CleanRange { range: child.bounds().into() });
         }
-        let extent = self.size.extent / parts.len() as u64;
         (self.size, self.unchecked) = (Estimate { extent, is_bound: false }, Extent::default());
         if self.is_touchable() {
+            self.look_if_large(effects);
             self.update_delegate();
             self.report(effects);
         }
@@ -103,10 +104,22 @@ impl Peer {
         self.unreported += written;
         let due = self.environment.config.split_check_size.bytes();
         if self.is_leader() && self.unchecked.bytes >= due {
-            self.unchecked = Extent::default();
-            let (region, size) = (self.region().clone(), self.size);
-            effects.background.push(BackgroundTask::CheckSplit { region, halve: false, size });
+            self.look(effects);
         }
+    }
+
+    /// Has the size looked at of a region that is thought too large: one look cuts off a few parts only, and what
+    /// another leader has found it may not have lived to do.
+    pub(super) fn look_if_large(&mut self, effects: &mut Effects) {
+        if self.is_leader() && self.environment.config.is_large(self.size.extent) {
+            self.look(effects);
+        }
+    }
+
+    fn look(&mut self, effects: &mut Effects) {
+        self.unchecked = Extent::default();
+        let (region, size) = (self.region().clone(), self.size);
+        effects.background.push(BackgroundTask::CheckSplit { region, halve: false, size });
     }
 
     /// The region was looked at: it may have to be cut, for which the scheduler must give ids.

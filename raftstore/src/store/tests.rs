@@ -287,13 +287,19 @@ impl Cluster {
     }
 
     fn split(&mut self, region_id: u64, key: &'static str, new: u64) {
+        self.split_at(region_id, vec![key.into()], new);
+    }
+
+    /// Cuts a region at these keys; the parts in front have the ids from `new` on.
+    fn split_at(&mut self, region_id: u64, keys: Vec<bytes::Bytes>, new: u64) {
         let peers = self.leader(region_id).1.region.peers.len() as u64;
-        let split = SplitRequest {
-            split_key: key.into(),
-            new_region_id: new,
-            new_peer_ids: (1..=peers).map(|peer| new * 10 + peer).collect(),
+        let split = |(split_key, new_region_id)| SplitRequest {
+            split_key,
+            new_region_id,
+            new_peer_ids: (1..=peers).map(|peer| new_region_id * 10 + peer).collect(),
         };
-        let request = BatchSplitRequest { requests: vec![split], right_derive: true };
+        let requests = keys.into_iter().zip(new..).map(split).collect();
+        let request = BatchSplitRequest { requests, right_derive: true };
         let outcome = self.admin(region_id, admin_request::Command::Splits(request));
         assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
         self.run(10);
