@@ -1,7 +1,8 @@
 //! How many replicas may be begun on a store, and taken from it, in a minute: a bucket of tokens for each.
 //!
-//! A replica of usual size costs a whole token, a smaller one less, an empty one a twentieth. A bucket holds what
-//! comes in half a minute, so that a store that was at rest may begin quickly.
+//! A replica of usual size costs a whole token, a smaller one less, an empty one a tenth: that it changes its place
+//! costs more than its bytes, and clients want to work meanwhile. A bucket holds what comes in half a minute, so that a
+//! store that was at rest may begin quickly.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,9 @@ use crate::moment::Moment;
 
 /// MiB from which on a replica costs a whole token.
 const USUAL_SIZE_MIB: u64 = 20;
+
+/// What a replica counts as at least.
+const SMALLEST_MIB: u64 = 2;
 
 /// Parts of a token.
 const TOKEN: u64 = 1_000;
@@ -57,7 +61,7 @@ impl StoreLimits {
 }
 
 fn cost(size_mib: u64) -> u64 {
-    TOKEN * size_mib.clamp(1, USUAL_SIZE_MIB) / USUAL_SIZE_MIB
+    TOKEN * size_mib.clamp(SMALLEST_MIB, USUAL_SIZE_MIB) / USUAL_SIZE_MIB
 }
 
 fn room(rate: u32) -> u64 {
@@ -101,7 +105,7 @@ mod tests {
     #[test]
     fn small_replicas_cost_little() {
         let mut limits = StoreLimits::default();
-        assert_eq!(begun(&mut limits, 1, at(0)), 100);
+        assert_eq!(begun(&mut limits, 1, at(0)), 50);
         assert_eq!(begun(&mut limits, 10, at(60)), 10);
     }
 }
