@@ -1,8 +1,9 @@
 #!/bin/bash
 # Runs the test of killed stores for a long time and keeps what it counted in docs/results/.
 #
-# CHAOS_SECONDS says for how long, CHAOS_SEED which mishaps come. The result names the commit, the command and the counts;
-# a run that fails keeps nothing and shows why.
+# CHAOS_SECONDS says for how long, CHAOS_SEED which mishaps come; with CHAOS_NETWORK=1 every store has a network namespace
+# and partitions lose packets, otherwise proxies between the stores hold bytes back. The result names the commit, the command
+# and the counts; a run that fails keeps nothing and shows why.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,11 +17,11 @@ if ! CHAOS_SECONDS=$seconds CHAOS_SEED=$seed cargo test --locked --workspace --t
     exit 1
 fi
 mkdir -p docs/results
-result=docs/results/chaos-$(date -u +%Y-%m-%d).md
+result=docs/results/chaos${CHAOS_NETWORK:+-network}-$(date -u +%Y-%m-%d).md
 {
     echo "# Killed stores, $(date -u +%Y-%m-%d)"
     echo
-    echo "    CHAOS_SECONDS=$seconds CHAOS_SEED=$seed make chaos"
+    echo "    ${CHAOS_NETWORK:+CHAOS_NETWORK=1 }CHAOS_SECONDS=$seconds CHAOS_SEED=$seed make chaos"
     echo
     echo "Commit $(git rev-parse --short HEAD), $(nproc) cores."
     echo

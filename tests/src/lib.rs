@@ -37,6 +37,7 @@ pub mod damage;
 pub mod director;
 pub mod lab;
 pub mod local_cluster;
+pub mod network;
 pub mod power_loss;
 pub mod process;
 pub mod proxy;

@@ -244,6 +244,8 @@ impl Addresses {
 /// How to start the binary. Starting does not use it up: a second start is a restart.
 #[derive(Clone, Debug)]
 pub struct Launch {
+    /// The network namespace that it runs in, if not that of the test.
+    namespace: Option<String>,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     addresses: Addresses,
@@ -253,7 +255,8 @@ impl Launch {
     /// `skerry` with these words and nothing else; addresses are only noted, not passed.
     pub fn of(verb: &str) -> Launch {
         let arguments = vec![OsString::from(verb)];
-        Launch { arguments, environment: Vec::new(), addresses: Addresses::free() }
+        let addresses = Addresses::free();
+        Launch { namespace: None, arguments, environment: Vec::new(), addresses }
     }
 
     /// Adds one word to the command line.
@@ -280,6 +283,11 @@ impl Launch {
         let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
         self.environment.extend(variables);
         self
+    }
+
+    /// Runs it in a network namespace.
+    pub fn inside(self, namespace: String) -> Launch {
+        Launch { namespace: Some(namespace), ..self }
     }
 
     /// Notes where the process will listen, for the test's clients.
@@ -344,7 +352,16 @@ pub struct Process {
 
 impl Process {
     fn spawn(launch: &Launch) -> Process {
-        let mut child = Command::new(binary())
+        let mut command = match &launch.namespace {
+            None => Command::new(binary()),
+            Some(namespace) => {
+                // It becomes the binary: the child that is started here is the one that is killed.
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(binary());
+                command
+            }
+        };
+        let mut child = command
             .args(&launch.arguments)
             .envs(launch.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use skerry_raftstore::time::splitmix64;
 use skerry_tests::chaos::{Cluster, Ledger, Load};
-use skerry_tests::number_from_environment;
 use skerry_tests::wait::{Stopwatch, let_pass_async, until_async};
+use skerry_tests::{number_from_environment, text_from_environment};
 
 /// How long it goes on when nobody says how long.
 const SECONDS: u64 = 30;
@@ -87,7 +87,7 @@ async fn happen(cluster: &mut Cluster, load: &Load, mishap: Mishap, draw: u64) -
     if mishap == Mishap::LeaderFrozen {
         cluster.thaw(leader);
     }
-    cluster.lines().mend();
+    cluster.mend();
     (0..stores).for_each(|number| cluster.revive(number));
     cluster.revive_scheduler();
     moment
@@ -105,10 +105,10 @@ fn cut_lines(cluster: &Cluster, leader: usize, mishap: Mishap, draw: u64) {
             _ => (true, true),
         };
         if out {
-            cluster.lines().cut(Some(leader), Some(other));
+            cluster.cut(leader, other);
         }
         if back {
-            cluster.lines().cut(Some(other), Some(leader));
+            cluster.cut(other, leader);
         }
     }
 }
@@ -117,7 +117,10 @@ fn cut_lines(cluster: &Cluster, leader: usize, mishap: Mishap, draw: u64) {
 async fn killed_stores_lose_nothing_and_every_history_has_an_order() {
     let seconds = number_from_environment("CHAOS_SECONDS").unwrap_or(SECONDS);
     let seed = number_from_environment("CHAOS_SEED").unwrap_or(2026);
-    let mut cluster = Cluster::start_with_lines(3, &[]).await;
+    let mut cluster = match text_from_environment("CHAOS_NETWORK").is_some() {
+        true => Cluster::start_in_network(3, &[]).await.expect("this machine has namespaces"),
+        false => Cluster::start_with_lines(3, &[]).await,
+    };
     let load = Load::start(cluster.scheduler(), CLIENTS, seed);
     let watch = Stopwatch::start();
     let mut draw = seed;
@@ -163,10 +166,8 @@ async fn killed_stores_lose_nothing_and_every_history_has_an_order() {
     assert!(pauses.last().is_none_or(|longest| *longest < PAUSE_MAX), "{pauses:?}");
 }
 
-/// The lines are what the stores speak over: without them a leader is not followed, and another is elected.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_is_cut_off_is_succeeded() {
-    let cluster = Cluster::start_with_lines(3, &[]).await;
+/// What is cut is what the stores speak over: without it a leader is not followed, and another is elected.
+async fn assert_succeeded(cluster: Cluster) {
     let mut ledger = Ledger::default();
     ledger.write(&cluster, 0..20, 100).await;
     let former = until_async("a leader is known", async || cluster.leader().await).await;
@@ -177,8 +178,23 @@ async fn a_leader_that_is_cut_off_is_succeeded() {
     .await;
     ledger.write(&cluster, 10..30, 100).await;
     ledger.assert_kept(&cluster).await;
-    cluster.lines().mend();
+    cluster.mend();
     until_async("it has what it missed", async || ledger.read_through(&cluster, former).await)
         .await;
     cluster.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_cut_off_is_succeeded() {
+    assert_succeeded(Cluster::start_with_lines(3, &[]).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_to_which_no_packet_finds_its_way_is_succeeded() {
+    match Cluster::start_in_network(3, &[]).await {
+        Ok(cluster) => assert_succeeded(cluster).await,
+        Err(reason) => {
+            println!("not tried, because this machine has no network namespaces: {reason}")
+        }
+    }
 }

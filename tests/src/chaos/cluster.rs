@@ -11,7 +11,8 @@ use skerry_proto::pdpb::{
 
 use crate::client::{Answer, cluster_id, scheduler};
 use crate::director::Director;
-use crate::process::{Ended, Ground, Launch, Process};
+use crate::network::Network;
+use crate::process::{Addresses, Ended, Ground, Launch, Process};
 use crate::proxy::Lines;
 use crate::wait;
 
@@ -23,9 +24,33 @@ struct Member {
     advertised: SocketAddr,
 }
 
+/// What lies between the stores.
+enum Between {
+    /// Nothing that could be cut.
+    Nothing,
+    /// A proxy in front of each.
+    Proxies(Lines),
+    /// A network in which each has a namespace.
+    Network(Network),
+}
+
 /// The name of a store's directory.
 fn name_of(number: usize) -> String {
     format!("store-{}", number + 1)
+}
+
+/// A store that is to be started in a namespace of its own, and where it will be.
+fn in_network(launch: Launch, network: &Network) -> (Launch, SocketAddr) {
+    let (namespace, host) = network.join().expect("the bridge could be made");
+    let at = |address: SocketAddr| SocketAddr::new(host, address.port());
+    let addresses = launch.addresses();
+    let (store, status) = (at(addresses.store), at(addresses.status));
+    let launch = launch
+        .inside(namespace)
+        .with("--addr", store.to_string())
+        .with("--status-addr", status.to_string())
+        .at(Addresses { store, status, ..addresses });
+    (launch, store)
 }
 
 /// See the module above. Dropping it kills everything.
@@ -34,8 +59,8 @@ pub struct Cluster {
     stores: Vec<Member>,
     /// Of every store.
     flags: Vec<(String, String)>,
-    /// Between the stores, if they can be cut.
-    lines: Option<Lines>,
+    /// What can be cut between the stores.
+    between: Between,
     /// Whom the stores take for the scheduler, if that is not the scheduler.
     director: Option<Director>,
     /// Last, because the processes write into it.
@@ -46,33 +71,45 @@ impl Cluster {
     /// Starts a scheduler and `count` stores, and waits until every region has a replica on three of them.
     /// `flags` are for the stores.
     pub async fn start(count: usize, flags: &[(&str, &str)]) -> Cluster {
-        Cluster::begin(count, flags, None, "", false).await
+        Cluster::begin(count, flags, Between::Nothing, "", false).await
     }
 
     /// The same, with this configuration for the scheduler and the stores.
     pub async fn start_configured(count: usize, configuration: &str) -> Cluster {
-        Cluster::begin(count, &[], None, configuration, false).await
+        Cluster::begin(count, &[], Between::Nothing, configuration, false).await
     }
 
     /// The same with lines between the stores that can be cut.
     pub async fn start_with_lines(count: usize, flags: &[(&str, &str)]) -> Cluster {
-        Cluster::begin(count, flags, Some(Lines::new()), "", false).await
+        Cluster::begin(count, flags, Between::Proxies(Lines::new()), "", false).await
+    }
+
+    /// The same in a network of namespaces, whose routes can be cut; or why there can be none on this machine.
+    pub async fn start_in_network(count: usize, flags: &[(&str, &str)]) -> Result<Cluster, String> {
+        let network = Between::Network(Network::new()?);
+        Ok(Cluster::begin(count, flags, network, "", false).await)
     }
 
     /// The same with a director, who may tell the stores what to do.
     pub async fn start_with_director(count: usize, flags: &[(&str, &str)]) -> Cluster {
-        Cluster::begin(count, flags, None, "", true).await
+        Cluster::begin(count, flags, Between::Nothing, "", true).await
     }
 
     async fn begin(
         count: usize,
         flags: &[(&str, &str)],
-        lines: Option<Lines>,
+        between: Between,
         configuration: &str,
         has_director: bool,
     ) -> Cluster {
         let ground = Ground::new();
         let mut launch = ground.scheduler();
+        if let Between::Network(network) = &between {
+            let port = launch.addresses().scheduler.port();
+            let scheduler = SocketAddr::new(network.host(), port);
+            launch = launch.with("--addr", scheduler.to_string());
+            launch = launch.at(Addresses { scheduler, ..Addresses::free() });
+        }
         let flags = flags.iter().map(|(flag, value)| (flag.to_string(), value.to_string()));
         let mut flags: Vec<(String, String)> = flags.collect();
         if !configuration.is_empty() {
@@ -83,7 +120,8 @@ impl Cluster {
         let advertised = launch.addresses().scheduler;
         let scheduler = Member { process: Some(launch.start()), launch, advertised };
         let director = has_director.then(|| Director::start(advertised));
-        let mut cluster = Cluster { scheduler, stores: Vec::new(), flags, lines, director, ground };
+        let mut cluster =
+            Cluster { scheduler, stores: Vec::new(), flags, between, director, ground };
         (0..count).for_each(|_| cluster.add_store());
         cluster.until_whole(count.min(3)).await;
         cluster
@@ -97,18 +135,37 @@ impl Cluster {
             self.flags.iter().fold(self.ground.member(asked, &name), |launch, (flag, value)| {
                 launch.with(flag, value)
             });
-        let listening = launch.addresses().store;
-        let advertised = match &self.lines {
-            Some(lines) => lines.open(self.ground.path(&name), listening),
-            None => listening,
+        let (launch, advertised) = match &self.between {
+            Between::Nothing => {
+                let listening = launch.addresses().store;
+                (launch, listening)
+            }
+            Between::Proxies(lines) => {
+                let listening = launch.addresses().store;
+                (launch, lines.open(self.ground.path(&name), listening))
+            }
+            Between::Network(network) => in_network(launch, network),
         };
         let launch = launch.with("--advertise-addr", advertised.to_string());
         self.stores.push(Member { process: Some(launch.start()), launch, advertised });
     }
 
-    /// The lines between the stores, of a cluster that was started with them.
-    pub fn lines(&self) -> &Lines {
-        self.lines.as_ref().expect("the cluster was started with lines")
+    /// Lets nothing through from one store to another.
+    pub fn cut(&self, from: usize, to: usize) {
+        match &self.between {
+            Between::Nothing => panic!("the cluster was started with nothing to cut"),
+            Between::Proxies(lines) => lines.cut(Some(from), Some(to)),
+            Between::Network(network) => network.cut(from, to),
+        }
+    }
+
+    /// Mends all that is cut.
+    pub fn mend(&self) {
+        match &self.between {
+            Between::Nothing => {}
+            Between::Proxies(lines) => lines.mend(),
+            Between::Network(network) => network.mend(),
+        }
     }
 
     /// The director, of a cluster that was started with one.
