@@ -1,6 +1,6 @@
 //! The command behind `make bench-compare` and `make bench-page`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,7 +50,7 @@ struct Run {
 fn main() -> ExitCode {
     let done = match CommandLine::parse().command {
         Command::Run(arguments) => measure(arguments),
-        Command::Page => page::write(root()),
+        Command::Page => root().and_then(|root| page::write(&root)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -61,15 +61,21 @@ fn main() -> ExitCode {
     }
 }
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the root")
+/// The checkout that this is run in. Where it was compiled says nothing: build folders are shared.
+fn root() -> Result<PathBuf> {
+    let here = std::env::current_dir().map_err(|error| error.to_string())?;
+    match here.join(page::PAGE).is_file() {
+        true => Ok(here),
+        false => Err(format!("run it in the root of a checkout: there is no {} here", page::PAGE)),
+    }
 }
 
 fn measure(arguments: Run) -> Result<()> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let skerry = program.with_file_name("skerry");
     let day = machine::describe(&skerry)?.day;
-    let usual = root().join("docs/results").join(format!("compare-{day}.json"));
+    let root = root()?;
+    let usual = root.join("docs/results").join(format!("compare-{day}.json"));
     let is_usual = arguments.results.is_none() && arguments.only.is_empty();
     if arguments.results.is_none() && !arguments.only.is_empty() {
         return Err("--only is no whole run: say with --results where its results go".to_string());
@@ -87,7 +93,7 @@ fn measure(arguments: Run) -> Result<()> {
     let results = run(&options)?;
     println!("{}", page::told(&results));
     println!("results: {}", options.results.display());
-    if is_usual { page::write(root()) } else { Ok(()) }
+    if is_usual { page::write(&root) } else { Ok(()) }
 }
 
 /// Turns true with the first interrupt. What runs then is interrupted by the terminal, too, and ends by itself.

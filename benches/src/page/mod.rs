@@ -13,7 +13,7 @@ mod goals;
 mod pictures;
 
 /// The page, from the root of the repository.
-const PAGE: &str = "docs/benchmarks.md";
+pub const PAGE: &str = "docs/benchmarks.md";
 /// Where results and pictures lie.
 const RESULTS: &str = "docs/results";
 
