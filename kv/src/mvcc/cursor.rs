@@ -12,7 +12,7 @@ use skerry_raftstore::engine::Cursor;
 use crate::error::Result;
 
 /// Steps after which a target counts as far away. A seek costs about as much as so many steps.
-pub const STEPS_BEFORE_SEEK: usize = 8;
+pub const STEPS_BEFORE_SEEK: usize = 10;
 
 /// What a read did cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
