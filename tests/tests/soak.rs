@@ -18,7 +18,7 @@ use skerry_raftstore::time::splitmix64;
 use skerry_tests::chaos::Cluster;
 use skerry_tests::client;
 use skerry_tests::number_from_environment;
-use skerry_tests::wait::{Stopwatch, let_pass_async, until_async};
+use skerry_tests::wait::{Stopwatch, let_pass_async};
 
 #[path = "soak/stories.rs"]
 mod stories;
@@ -118,7 +118,7 @@ async fn clients_find_what_they_may_rely_on_in_a_storm() {
         let stories = stories::Stories::begin(scheduler).await;
         let mut mishaps = Mishaps::default();
         storm(&mut cluster, Duration::from_secs(seconds), &mut draw, &mut mishaps).await;
-        until_async("every story gets on after the storm", async || stories.get_on().await).await;
+        stories.get_on().await;
         let told = stories.end().await;
         let regions = count(scheduler);
         cluster.until_whole(3).await;

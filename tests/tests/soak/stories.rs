@@ -1,14 +1,14 @@
 //! What the clients in the storm do, and what they check.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use skerry_raftstore::time::splitmix64;
-use skerry_tests::wait::until_async;
+use skerry_tests::wait::{Stopwatch, let_pass_async, until_async};
 use tikv_client::{
     CheckLevel, Config, Key, KvPair, RawClient, Snapshot, Transaction, TransactionClient,
     TransactionOptions,
@@ -23,6 +23,8 @@ const BALANCE: u64 = 100;
 const LARGE: u64 = 1_000;
 /// Bankers at work.
 const BANKERS: u64 = 3;
+/// Each story must get something done in this time when the storm is over.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// A request that takes longer has failed.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -36,6 +38,17 @@ struct Counts {
     steps: AtomicU64,
     raw: AtomicU64,
     failures: AtomicU64,
+    /// The last failure of each story.
+    complaints: Mutex<BTreeMap<&'static str, String>>,
+}
+
+impl Counts {
+    /// Notes that a call of this story failed.
+    fn complain(&self, story: &'static str, error: &tikv_client::Error) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        complaints.insert(story, error.to_string());
+    }
 }
 
 /// All stories of a round.
@@ -89,7 +102,7 @@ impl Stories {
         let teller =
             Teller { client: Arc::clone(&client), counts: Arc::default(), over: Arc::default() };
         until_async("the bank is open", async || {
-            teller.change(|txn| Box::pin(open_bank(txn))).await.ok()
+            teller.change("opening", |txn| Box::pin(open_bank(txn))).await.ok()
         })
         .await;
         let mut tasks = Vec::new();
@@ -105,12 +118,31 @@ impl Stories {
         Stories { client, counts, over, tasks, counter }
     }
 
-    /// Whether every story has got something done since this was asked last.
-    pub(super) async fn get_on(&self) -> Option<()> {
+    /// Waits until every story has got something done from now on.
+    pub(super) async fn get_on(&self) {
         let counts = &self.counts;
-        let all =
-            [&counts.transfers, &counts.audits, &counts.large_reads, &counts.steps, &counts.raw];
-        all.iter().all(|count| count.load(Ordering::Relaxed) > 0).then_some(())
+        let all = || {
+            let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+            [
+                ("bank", read(&counts.transfers)),
+                ("audit", read(&counts.audits)),
+                ("large writes", read(&counts.large)),
+                ("large reads", read(&counts.large_reads)),
+                ("counter", read(&counts.steps)),
+                ("raw", read(&counts.raw)),
+            ]
+        };
+        let (before, watch) = (all(), Stopwatch::start());
+        loop {
+            let still = before.into_iter().zip(all()).filter(|(then, now)| then == now);
+            let still: Vec<&str> = still.map(|((story, _), _)| story).collect();
+            if still.is_empty() {
+                return;
+            }
+            let complaints = &counts.complaints;
+            assert!(watch.elapsed() < PATIENCE, "{still:?} did not get on: {complaints:#?}");
+            let_pass_async(Duration::from_millis(50)).await;
+        }
     }
 
     /// Ends all stories, and checks what remains.
@@ -143,13 +175,15 @@ impl Teller {
     /// Commits what `work` does, once; an error of the commit may mean anything.
     async fn change(
         &self,
+        story: &'static str,
         work: impl for<'a> FnOnce(&'a mut Transaction) -> Work<'a>,
     ) -> tikv_client::Result<()> {
-        self.change_as(TransactionOptions::new_optimistic(), work).await
+        self.change_as(story, TransactionOptions::new_optimistic(), work).await
     }
 
     async fn change_as(
         &self,
+        story: &'static str,
         options: TransactionOptions,
         work: impl for<'a> FnOnce(&'a mut Transaction) -> Work<'a>,
     ) -> tikv_client::Result<()> {
@@ -164,7 +198,9 @@ impl Teller {
                 Err(error)
             }
         };
-        self.counts.failures.fetch_add(u64::from(done.is_err()), Ordering::Relaxed);
+        if let Err(error) = &done {
+            self.counts.complain(story, error);
+        }
         done
     }
 
@@ -183,7 +219,7 @@ impl Teller {
             }
             draw = splitmix64(draw);
             let (from, to) = (draw % ACCOUNTS, (draw >> 32) % ACCOUNTS);
-            let moved = self.change_as(way, |txn| Box::pin(transfer(txn, from, to))).await;
+            let moved = self.change_as("bank", way, |txn| Box::pin(transfer(txn, from, to))).await;
             self.counts.transfers.fetch_add(u64::from(moved.is_ok()), Ordering::Relaxed);
         }
     }
@@ -193,9 +229,12 @@ impl Teller {
         while self.goes_on() {
             let Some(mut now) = snapshot(&self.client).await else { continue };
             let range = account(0)..account(ACCOUNTS);
-            let Ok(found) = now.scan(range, 1_000).await else {
-                self.counts.failures.fetch_add(1, Ordering::Relaxed);
-                continue;
+            let found = match now.scan(range, 1_000).await {
+                Ok(found) => found,
+                Err(error) => {
+                    self.counts.complain("audit", &error);
+                    continue;
+                }
             };
             let found: Vec<KvPair> = found.collect();
             let sum: u64 = found.iter().map(|KvPair(_, balance)| number(balance)).sum();
@@ -211,7 +250,7 @@ impl Teller {
             if !self.goes_on() {
                 return;
             }
-            let done = self.change(|txn| Box::pin(write_all(txn, round))).await;
+            let done = self.change("large writes", |txn| Box::pin(write_all(txn, round))).await;
             self.counts.large.fetch_add(u64::from(done.is_ok()), Ordering::Relaxed);
         }
     }
@@ -224,9 +263,12 @@ impl Teller {
             let upwards = now.scan(range(), 2_000).await.map(Iterator::collect::<Vec<KvPair>>);
             let downwards =
                 now.scan_reverse(range(), 2_000).await.map(Iterator::collect::<Vec<KvPair>>);
-            let (Ok(upwards), Ok(mut downwards)) = (upwards, downwards) else {
-                self.counts.failures.fetch_add(1, Ordering::Relaxed);
-                continue;
+            let (upwards, mut downwards) = match (upwards, downwards) {
+                (Ok(upwards), Ok(downwards)) => (upwards, downwards),
+                (Err(error), _) | (_, Err(error)) => {
+                    self.counts.complain("large reads", &error);
+                    continue;
+                }
             };
             let is_whole = upwards.is_empty() || upwards.len() as u64 == LARGE;
             assert!(is_whole, "{} of {LARGE} keys of a transaction are there", upwards.len());
@@ -243,7 +285,7 @@ impl Teller {
     async fn count(self) -> (u64, u64) {
         let (mut done, mut unknown) = (0, 0);
         while self.goes_on() {
-            match self.change(|txn| Box::pin(add_one(txn))).await {
+            match self.change("counter", |txn| Box::pin(add_one(txn))).await {
                 Ok(()) => done += 1,
                 Err(_) => unknown += 1,
             }
@@ -263,14 +305,17 @@ impl Teller {
             }
             match client.put(key(), value.to_string()).await {
                 Ok(()) => last = Some(value),
-                Err(_) => {
-                    self.counts.failures.fetch_add(1, Ordering::Relaxed);
+                Err(error) => {
+                    self.counts.complain("raw", &error);
                     unknown.insert(Some(value));
                 }
             }
-            let Ok(found) = client.get(key()).await else {
-                self.counts.failures.fetch_add(1, Ordering::Relaxed);
-                continue;
+            let found = match client.get(key()).await {
+                Ok(found) => found,
+                Err(error) => {
+                    self.counts.complain("raw", &error);
+                    continue;
+                }
             };
             let found = found.map(|text| number(&text));
             assert!(found == last || unknown.contains(&found), "{found:?} after {last:?}");
