@@ -74,6 +74,10 @@ impl StoreActor {
                     what: format!("the state of region {}", message.region_id),
                     reason: error.to_string(),
                 })?;
+            if state.state() != PeerState::Tombstone {
+                self.keep_for_child(message);
+                return Ok(());
+            }
             if !self.outlives(&message, &from, &to, &state, effects) {
                 return Ok(());
             }
@@ -94,10 +98,6 @@ impl StoreActor {
         state: &RegionLocalState,
         effects: &mut Effects,
     ) -> bool {
-        if state.state() != PeerState::Tombstone {
-            // A replica is being begun at this moment; raft repeats.
-            return false;
-        }
         let region = state.region.clone().unwrap_or_default();
         let epoch = message.region_epoch.unwrap_or_default();
         let former = region.peer_on_store(self.environment.store_id);
@@ -111,6 +111,18 @@ impl StoreActor {
             effects.send.push(tombstone_for(*from, message, *to, region.epoch()));
         }
         false
+    }
+
+    /// Keeps a message for a region whose state is written and that nobody has begun or ended yet. A child is begun when
+    /// its parent's worker hears of the split; its candidate may have been quicker, and asks once in a whole election
+    /// time-out.
+    fn keep_for_child(&mut self, message: RaftMessage) {
+        let region_id = RegionId::new(message.region_id);
+        let mut meta = self.environment.meta.lock().expect("no holder panics");
+        let is_expected = meta.promised(region_id).is_some() || meta.region(region_id).is_some();
+        if is_expected && may_begin(&message) {
+            meta.park(message);
+        }
     }
 
     fn begin(&mut self, message: RaftMessage, to: metapb::Peer, effects: &mut Effects) {

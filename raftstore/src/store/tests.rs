@@ -20,6 +20,7 @@ use crate::reply::{Outcome, Refusal, Replies};
 use crate::snapshot::{Activity, Registration, SnapshotId};
 use crate::time::ManualClock;
 
+mod born;
 mod guarded_reads;
 mod messages;
 mod offers;
