@@ -90,13 +90,11 @@ async fn storm(cluster: &mut Cluster, time: Duration, draw: &mut u64, mishaps: &
     }
 }
 
-/// Regions as small as in the tests of that crate, and leaders that stay where the storm has put them.
-fn small_regions(home: &std::path::Path) -> String {
-    let file = home.join("small-regions.toml");
-    let limits = "[raftstore]\nregion-keys-max = 10\nsplit-check-size = \"1B\"\n";
-    std::fs::write(&file, limits).expect("a file can be written below a temporary directory");
-    file.display().to_string()
-}
+/// Regions as small as in the tests of that crate. Old locks are resolved by the stores after some seconds: this client
+/// does not get over the second lock of a transaction whose first was never written (tikv/client-rust#543), nor over an
+/// expired one of an async commit (tikv/client-rust#528), and a killed store leaves such locks.
+const CONFIGURATION: &str = "[raftstore]\nregion-keys-max = 10\nsplit-keys = 7\nsplit-check-size = \"1B\"\n\
+                             [scheduler]\ngc-life-time-ms = 10000\ngc-interval-ms = 5000\n";
 
 fn count(scheduler: SocketAddr) -> u64 {
     let (_, body) = client::http(scheduler, "GET", "/pd/api/v1/regions");
@@ -111,9 +109,7 @@ async fn clients_find_what_they_may_rely_on_in_a_storm() {
     let seconds = number_from_environment("SOAK_SECONDS").unwrap_or(SECONDS);
     let mut draw = number_from_environment("SOAK_SEED").unwrap_or(2026);
     for round in 1..=rounds {
-        let home = tempfile::tempdir().expect("a temporary directory can be made");
-        let config = small_regions(home.path());
-        let mut cluster = Cluster::start(3, &[("--config", &config)]).await;
+        let mut cluster = Cluster::start_configured(3, CONFIGURATION).await;
         let scheduler = cluster.scheduler();
         let stories = stories::Stories::begin(scheduler).await;
         let mut mishaps = Mishaps::default();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use skerry_raftstore::time::splitmix64;
 use skerry_tests::wait::{Stopwatch, let_pass_async, until_async};
 use tikv_client::{
-    CheckLevel, Config, Key, KvPair, RawClient, Snapshot, Transaction, TransactionClient,
+    CheckLevel, Config, Key, KvPair, ProtoLockInfo, RawClient, Snapshot, Transaction, TransactionClient,
     TransactionOptions,
 };
 use tokio::task::JoinHandle;
@@ -139,10 +139,31 @@ impl Stories {
             if still.is_empty() {
                 return;
             }
-            let complaints = &counts.complaints;
-            assert!(watch.elapsed() < PATIENCE, "{still:?} did not get on: {complaints:#?}");
+            if watch.elapsed() > PATIENCE {
+                let (complaints, locks) = (&counts.complaints, self.locks().await);
+                panic!("{still:?} did not get on: {complaints:#?}; locks now: {locks:#?}");
+            }
             let_pass_async(Duration::from_millis(50)).await;
         }
+    }
+
+    /// The locks that are there: what they stand on, of whom, and for how long they may.
+    async fn locks(&self) -> Vec<String> {
+        let Ok(now) = self.client.current_timestamp().await else { return Vec::new() };
+        let found = self.client.scan_locks(&now, account(0)..large(LARGE), 100_000).await;
+        let tell = |lock: ProtoLockInfo| {
+            format!(
+                "{} of the transaction that began at {} ({} ms before), life {} ms, primary {}, type {}, async {}",
+                String::from_utf8_lossy(&lock.key),
+                lock.lock_version,
+                now.physical - (lock.lock_version >> 18) as i64,
+                lock.lock_ttl,
+                String::from_utf8_lossy(&lock.primary_lock),
+                lock.lock_type,
+                lock.use_async_commit
+            )
+        };
+        found.unwrap_or_default().into_iter().map(tell).take(20).collect()
     }
 
     /// Ends all stories, and checks what remains.
@@ -189,15 +210,17 @@ impl Teller {
     ) -> tikv_client::Result<()> {
         let options = options.drop_check(CheckLevel::None);
         let mut txn = self.client.begin_with_options(options).await?;
-        let done = match work(&mut txn).await {
-            // What a failed commit has done is not known: to roll back now could undo one half of it.
+        let worked = work(&mut txn).await;
+        let is_committing = worked.is_ok();
+        let done = match worked {
             Ok(()) => txn.commit().await.map(|_| ()),
-            Err(error) => {
-                // Others need not wait for the end of its locks, if it can be told.
-                let _ = txn.rollback().await;
-                Err(error)
-            }
+            failed => failed,
         };
+        // Others need not wait for the end of its locks, if it can be told. But what a commit has done that was not
+        // answered is not known: to roll back then could undo one half of it.
+        if done.as_ref().is_err_and(|error| !is_committing || is_refusal(error)) {
+            let _ = txn.rollback().await;
+        }
         if let Err(error) = &done {
             self.counts.complain(story, error);
         }
@@ -321,6 +344,19 @@ impl Teller {
             assert!(found == last || unknown.contains(&found), "{found:?} after {last:?}");
             self.counts.raw.fetch_add(2, Ordering::Relaxed);
         }
+    }
+}
+
+/// Whether a store has refused to lock or to commit a key, so that nothing is committed.
+fn is_refusal(error: &tikv_client::Error) -> bool {
+    use tikv_client::Error;
+    let is_refusal = |error: &Error| matches!(error, Error::KeyError(_) | Error::ResolveLockError(_));
+    match error {
+        Error::MultipleKeyErrors(errors) | Error::ExtractedErrors(errors) => {
+            errors.iter().all(is_refusal)
+        }
+        Error::PessimisticLockError { inner, .. } => is_refusal(inner),
+        error => is_refusal(error),
     }
 }
 
