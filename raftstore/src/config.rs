@@ -491,7 +491,7 @@ pub struct RaftConfig {
     pub snapshot_receiving_max: usize,
     /// Snapshots that are loaded into the data engine at once.
     pub snapshot_applying_max: usize,
-    /// Bytes of snapshots that are written, sent and received in a second, all together; 0 for no limit.
+    /// Bytes of snapshots that are built in a second, that are sent, and that are received; 0 for no limit.
     pub snapshot_bytes_per_second: ByteSize,
     /// Ticks between looks for files of snapshots that nobody needs.
     pub snapshot_collect_ticks: u64,

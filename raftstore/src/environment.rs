@@ -38,8 +38,8 @@ pub struct Environment {
     pub registry: Arc<Registry>,
     /// Who is at which snapshot, and where their files lie.
     pub snapshots: Arc<snapshot::Manager>,
-    /// How fast their bytes may be written and sent.
-    pub snapshot_rate: Arc<snapshot::RateLimit>,
+    /// How fast their bytes may be written, sent and received.
+    pub snapshot_rates: Arc<snapshot::RateLimits>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Where to log.

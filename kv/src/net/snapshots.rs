@@ -124,7 +124,7 @@ fn read(
     chunks: &mpsc::Sender<SnapshotChunk>,
     moved: &AtomicU64,
 ) -> Result<(), String> {
-    let rate = store.snapshot_rate();
+    let rates = store.snapshot_rates();
     let mut next = Some(first);
     while let Some(chunk) = next {
         if chunks.blocking_send(chunk).is_err() {
@@ -133,7 +133,7 @@ fn read(
         moved.fetch_add(1, Ordering::Relaxed);
         let data = outgoing.next_chunk().map_err(|error| error.to_string())?;
         let size = data.as_ref().map_or(0, Bytes::len);
-        if !store.pause(rate.take(size as u64)) {
+        if !store.pause(rates.sending.take(size as u64)) {
             return Err("the store stops".to_string());
         }
         next = data.map(|data| SnapshotChunk { message: None, data });
@@ -209,11 +209,11 @@ fn write(
     store: &StoreHandle,
     mut arriving: mpsc::Receiver<Bytes>,
 ) -> skerry_raftstore::Result<()> {
-    let rate = store.snapshot_rate();
+    let rates = store.snapshot_rates();
     while !incoming.is_complete()
         && let Some(bytes) = arriving.blocking_recv()
     {
-        if !store.pause(rate.take(bytes.len() as u64)) {
+        if !store.pause(rates.receiving.take(bytes.len() as u64)) {
             // What is here is not complete, and is removed.
             break;
         }

@@ -172,11 +172,11 @@ impl Background {
         pause: &mut dyn FnMut(Duration),
     ) -> std::result::Result<RaftSnapshotData, String> {
         let SnapshotOrder { id, region, view, .. } = order;
-        let Environment { engine, snapshots, snapshot_rate, .. } = &self.environment;
+        let Environment { engine, snapshots, snapshot_rates, .. } = &self.environment;
         let generating = snapshots.begin(*id, Activity::Generating);
         let generating = generating.map_err(|busy| busy.to_string())?;
         let mut limit = |bytes| {
-            let wait = snapshot_rate.take(bytes);
+            let wait = snapshot_rates.building.take(bytes);
             if wait > Duration::ZERO {
                 pause(wait);
             }

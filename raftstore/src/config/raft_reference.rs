@@ -97,8 +97,8 @@ const GENERATING: &str = "Snapshots of regions that are built at once; each hold
 const SENDING: &str = "Snapshots that are sent to other stores at once.";
 const RECEIVING: &str = "Snapshots that are taken from other stores at once.";
 const APPLYING: &str = "Snapshots that are loaded into the data engine at once.";
-const SNAPSHOT_RATE: &str = "Bytes of snapshots that are written, sent and received in a second, all \
-    together. `0B` is no limit.";
+const SNAPSHOT_RATE: &str = "Bytes of snapshots that are built in a second, that are sent, and that are received: \
+    each may be as many. `0B` is no limit.";
 const COLLECT: &str = "Ticks between two looks for files of snapshots that nobody needs.";
 const KEEP: &str =
     "Ticks for which files of a snapshot are kept that a message or a replica may still want.";

@@ -38,7 +38,7 @@ pub use self::format::VERSION;
 pub use self::install::install;
 pub use self::manager::{Activity, Busy, Counts, Limits, Manager, Registration};
 pub use self::message::{carry, is_snapshot, of_message};
-pub use self::rate::RateLimit;
+pub use self::rate::{RateLimit, RateLimits};
 pub use self::transfer::{CHUNK_BYTES_MAX, Incoming, Outgoing, copy};
 
 mod build;

@@ -42,6 +42,25 @@ impl RateLimit {
     }
 }
 
+/// What a store does with bytes of snapshots, each in its own time: a store that feeds two others builds once and sends
+/// twice, and one limit for all would give either a third of it.
+pub struct RateLimits {
+    /// Reading the data engine and writing tables.
+    pub building: RateLimit,
+    /// To all other stores.
+    pub sending: RateLimit,
+    /// From all other stores.
+    pub receiving: RateLimit,
+}
+
+impl RateLimits {
+    /// So many bytes a second for each; 0 is no limit.
+    pub fn new(clock: &Arc<dyn Clock>, bytes_per_second: u64) -> RateLimits {
+        let limit = || RateLimit::new(clock.clone(), bytes_per_second);
+        RateLimits { building: limit(), sending: limit(), receiving: limit() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

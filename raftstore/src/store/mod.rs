@@ -106,7 +106,7 @@ impl Store {
         let incarnation = recover::count_start(parts.engine.as_ref())?;
         let snapshots = snapshot::Manager::open(&parts.snapshots, snapshot_limits(&config))?;
         let rate = config.snapshot_bytes_per_second.bytes();
-        let snapshot_rate = snapshot::RateLimit::new(parts.clock.clone(), rate);
+        let snapshot_rates = snapshot::RateLimits::new(&parts.clock, rate);
         let environment = Environment {
             store_id: parts.store_id,
             incarnation,
@@ -118,7 +118,7 @@ impl Store {
             meta: Arc::new(Mutex::new(StoreMeta::default())),
             registry: Arc::new(Registry::default()),
             snapshots,
-            snapshot_rate: Arc::new(snapshot_rate),
+            snapshot_rates: Arc::new(snapshot_rates),
             clock: parts.clock,
             logger: parts.logger,
             counters: Arc::default(),

@@ -401,12 +401,12 @@ impl StoreHandle {
         self.queues.environment.snapshots.list()
     }
 
-    /// How fast bytes of snapshots may be written, sent and received, all together.
-    pub fn snapshot_rate(&self) -> Arc<snapshot::RateLimit> {
-        self.queues.environment.snapshot_rate.clone()
+    /// How fast bytes of snapshots may be written, sent and received.
+    pub fn snapshot_rates(&self) -> Arc<snapshot::RateLimits> {
+        self.queues.environment.snapshot_rates.clone()
     }
 
-    /// Lets the caller's thread wait, for a [`StoreHandle::snapshot_rate`]; false if the store stops meanwhile.
+    /// Lets the caller's thread wait, for [`StoreHandle::snapshot_rates`]; false if the store stops meanwhile.
     pub fn pause(&self, time: Duration) -> bool {
         time.is_zero() || self.queues.stopping.recv_timeout(time) == Err(RecvTimeoutError::Timeout)
     }
