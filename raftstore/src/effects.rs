@@ -65,4 +65,6 @@ pub struct RegionReport {
     pub size: Extent,
     /// What was written to it since its last report.
     pub written: Extent,
+    /// What was read of it at its leader since then.
+    pub read: Extent,
 }

@@ -1,6 +1,7 @@
 //! How much data: bytes of keys and values, and how many keys.
 
 use std::ops::{Add, AddAssign, Div};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::engine::ColumnFamily;
 
@@ -29,6 +30,29 @@ impl Extent {
     /// That of one pair, or of one that is removed, which is not known to have been there.
     pub fn of_pair(family: ColumnFamily, bytes: u64) -> Extent {
         Extent { bytes, keys: 1, records: u64::from(family == ColumnFamily::Write) }
+    }
+}
+
+/// What is read or written in a while: counted by any thread, and taken by the one that reports it. Counting costs
+/// two additions without an order: the numbers may be of slightly different moments, and only comfort rests on them.
+#[derive(Debug, Default)]
+pub struct FlowTally {
+    bytes: AtomicU64,
+    keys: AtomicU64,
+}
+
+impl FlowTally {
+    /// So many keys more, with so many bytes of keys and values.
+    pub fn count(&self, keys: u64, bytes: u64) {
+        self.keys.fetch_add(keys, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What was counted since the last time.
+    pub fn take(&self) -> Extent {
+        let bytes = self.bytes.swap(0, Ordering::Relaxed);
+        let keys = self.keys.swap(0, Ordering::Relaxed);
+        Extent { bytes, keys, records: 0 }
     }
 }
 

@@ -25,7 +25,7 @@ use skerry_proto::types::{PeerId, RegionId, Term};
 use crate::credits::Credit;
 use crate::engine::log::LogOperation;
 use crate::engine::{KeyRange, View, WriteBatch};
-use crate::extent::{Estimate, Extent};
+use crate::extent::{Estimate, Extent, FlowTally};
 use crate::reply::{Refusal, Reply};
 use crate::snapshot::SnapshotId;
 
@@ -185,6 +185,8 @@ pub struct RegionView {
     pub region: Arc<metapb::Region>,
     /// The term in which it was taken.
     pub term: Term,
+    /// Where whoever reads counts it.
+    pub reads: Arc<FlowTally>,
 }
 
 impl std::fmt::Debug for RegionView {

@@ -25,6 +25,7 @@ use skerry_proto::types::{PeerId, RegionId, Term};
 
 use crate::Result as EngineResult;
 use crate::engine::{ColumnFamily, Engine, View};
+use crate::extent::FlowTally;
 use crate::keys;
 use crate::message::{CommandContext, RegionView};
 use crate::planted::Planted;
@@ -49,19 +50,23 @@ pub struct ReadDelegate {
     /// What followers that serve reads may have applied, if the leader has told any to read: it must have
     /// applied that too before it serves anybody.
     read_floor: AtomicU64,
+    /// What is read of the region.
+    reads: Arc<FlowTally>,
     planted: Option<Planted>,
 }
 
 impl ReadDelegate {
-    /// A delegate without a lease.
+    /// A delegate without a lease, whose reads are counted in `reads`.
     pub fn new(
         region: Arc<metapb::Region>,
         peer: metapb::Peer,
         term: u64,
+        reads: Arc<FlowTally>,
         planted: Option<Planted>,
     ) -> ReadDelegate {
         ReadDelegate {
             planted,
+            reads,
             region,
             peer,
             term,
@@ -181,6 +186,7 @@ impl LocalReader {
             view,
             region: delegate.region.clone(),
             term: Term::new(delegate.term),
+            reads: delegate.reads.clone(),
         }))
     }
 
@@ -202,7 +208,12 @@ impl LocalReader {
         }
         let applied = delegate.applied();
         let value = self.engine.get(family, data_key);
-        delegate.holds(self.clock.monotonic(), applied).then_some(Ok(value))
+        if !delegate.holds(self.clock.monotonic(), applied) {
+            return None;
+        }
+        let length = value.as_ref().ok().and_then(Option::as_ref).map_or(0, Bytes::len);
+        delegate.reads.count(1, (data_key.len() + length) as u64);
+        Some(Ok(value))
     }
 }
 
@@ -238,7 +249,7 @@ mod tests {
     #[test]
     fn what_is_applied_after_a_view_was_taken_does_not_make_it_newer() {
         let region = Arc::new(metapb::Region { id: 1, ..metapb::Region::default() });
-        let delegate = ReadDelegate::new(region, metapb::Peer::default(), 6, None);
+        let delegate = ReadDelegate::new(region, metapb::Peer::default(), 6, Arc::default(), None);
         let now = Duration::from_secs(1);
         delegate.set_lease(2 * now);
         delegate.set_applied(7);

@@ -8,6 +8,7 @@
 //! on which it really stands, so it may be moved in any direction, in any order.
 
 use skerry_raftstore::engine::Cursor;
+use skerry_raftstore::extent::FlowTally;
 
 use crate::error::Result;
 
@@ -34,6 +35,11 @@ impl Statistics {
         self.steps += other.steps;
         self.processed_versions += other.processed_versions;
         self.processed_bytes += other.processed_bytes;
+    }
+
+    /// Counts, for the scheduler, what was read of a region.
+    pub fn note(&self, reads: &FlowTally) {
+        reads.count(self.processed_versions, self.processed_bytes);
     }
 }
 

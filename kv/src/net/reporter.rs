@@ -30,6 +30,7 @@ use skerry_proto::raft_cmdpb::{
 use skerry_proto::types::{PeerId, RegionId};
 use skerry_proto::{metapb, pdpb};
 use skerry_raftstore::effects::{RegionReport, SplitAsk};
+use skerry_raftstore::extent::{Extent, FlowTally};
 use skerry_raftstore::message::{AdminDone, Command, CommandContext, CommandKind};
 use skerry_raftstore::outside;
 use skerry_raftstore::reply::{Outcome, Refusal, Replies};
@@ -57,6 +58,9 @@ pub struct Reporter {
     reports: mpsc::Sender<RegionHeartbeatRequest>,
     /// Regions for which ids are being asked for.
     asking: Mutex<BTreeSet<RegionId>>,
+    /// What was written to the regions led from here, and read of them, since the store last reported.
+    written: FlowTally,
+    read: FlowTally,
     replies: Arc<Replies>,
     runtime: Handle,
     logger: Logger,
@@ -87,6 +91,8 @@ impl Reporter {
             settings,
             reports,
             asking: Mutex::default(),
+            written: FlowTally::default(),
+            read: FlowTally::default(),
             replies: Replies::new(),
             runtime: Handle::current(),
             logger,
@@ -97,6 +103,11 @@ impl Reporter {
     /// From now on commands go to this store.
     pub fn serve(&self, store: &StoreHandle) {
         assert!(self.store.set(store.downgrade()).is_ok(), "a reporter serves one store");
+    }
+
+    /// What was written and what was read here since the last time, as leaders have reported it.
+    pub fn take_flow(&self) -> (Extent, Extent) {
+        (self.written.take(), self.read.take())
     }
 
     /// The store, while it runs.
@@ -323,6 +334,8 @@ impl outside::SchedulerClient for ReportTo {
                 let (region, peer) = (Arc::new(report.region.clone()), report.leader);
                 self.0.ask(SplitAsk { region, peer, keys });
             }
+            self.0.written.count(report.written.keys, report.written.bytes);
+            self.0.read.count(report.read.keys, report.read.bytes);
             // No room: the leader will report again.
             let _ = self.0.reports.try_send(heartbeat_of(report, self.0.settings.tick));
         }
@@ -344,7 +357,7 @@ fn name_of(command: &AdminCommand) -> &'static str {
 
 /// A report as the wire has it; the header is added when it is sent.
 fn heartbeat_of(report: RegionReport, tick: Duration) -> RegionHeartbeatRequest {
-    let RegionReport { region, leader, term, pending, down, size, written } = report;
+    let RegionReport { region, leader, term, pending, down, size, written, read } = report;
     let peer = |id: PeerId| region.peer_by_id(id).copied();
     let pending_peers = pending.iter().filter_map(|id| peer(*id)).collect();
     let down = down.iter().filter_map(|(id, ticks)| {
@@ -361,6 +374,8 @@ fn heartbeat_of(report: RegionReport, tick: Duration) -> RegionHeartbeatRequest 
         approximate_keys: size.keys,
         bytes_written: written.bytes,
         keys_written: written.keys,
+        bytes_read: read.bytes,
+        keys_read: read.keys,
         region: Some(region),
         ..RegionHeartbeatRequest::default()
     }

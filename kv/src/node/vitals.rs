@@ -137,7 +137,7 @@ impl StoreVitals {
         let (identity, store) = (&self.identity, self.store());
         let regions = self.storage.regions();
         let regions = regions.iter().map(|region| self.region_status(region, store.as_ref()));
-        let stats = self.store_stats();
+        let stats = self.stats();
         let uptime = SystemClock.monotonic().saturating_sub(metrics::started());
         let engine = self.engine.statistics().ok().map(|statistics| {
             let sum = |number: fn(&FamilyStatistics) -> u64| {
@@ -181,8 +181,9 @@ impl StoreVitals {
     }
 }
 
-impl Vitals for StoreVitals {
-    fn store_stats(&self) -> pdpb::StoreStats {
+impl StoreVitals {
+    /// What does not depend on when it was told last.
+    fn stats(&self) -> pdpb::StoreStats {
         let disk = rustix::fs::statvfs(&self.directory).ok();
         let bytes = |blocks: fn(&rustix::fs::StatVfs) -> u64| {
             disk.as_ref().map_or(0, |disk| blocks(disk).saturating_mul(disk.f_frsize))
@@ -206,6 +207,20 @@ impl Vitals for StoreVitals {
             receiving_snap_count: count(snapshots.receiving),
             applying_snap_count: count(snapshots.applying),
             ..Default::default()
+        }
+    }
+}
+
+impl Vitals for StoreVitals {
+    fn store_stats(&self) -> pdpb::StoreStats {
+        let flow = self.reporter.as_ref().map(|reporter| reporter.take_flow());
+        let (written, read) = flow.unwrap_or_default();
+        pdpb::StoreStats {
+            bytes_written: written.bytes,
+            keys_written: written.keys,
+            bytes_read: read.bytes,
+            keys_read: read.keys,
+            ..self.stats()
         }
     }
 

@@ -77,7 +77,7 @@ impl ReadJob for ChecksumJob {
 
     fn slice(&mut self) -> Result<Option<Checksum>> {
         let Some(walk) = self.walks.front_mut() else { return Ok(Some(self.sum)) };
-        let finished = walk.slice(&*self.view.view, self.now_seconds, |key, user| {
+        let finished = walk.slice(&self.view, self.now_seconds, |key, user| {
             self.sum.add(&self.keys.client_key(key)?, user);
             Ok(ControlFlow::Continue(()))
         })?;

@@ -105,13 +105,17 @@ impl ReadJob for BatchGet {
     type Output = Vec<KvPair>;
 
     fn slice(&mut self) -> Result<Option<Vec<KvPair>>> {
+        let (mut count, mut bytes) = (0, 0);
         for (key, data_key) in self.keys.by_ref().take(SLICE_KEYS) {
             let stored = self.view.view.get(ColumnFamily::Raw, &data_key)?;
+            count += 1;
+            bytes += (data_key.len() + stored.as_ref().map_or(0, Bytes::len)) as u64;
             let value = stored.map(StoredValue::decode).transpose()?;
             if let Some(value) = value.and_then(|value| value.live_at(self.now_seconds)) {
                 self.reply.push(key, value.user)?;
             }
         }
+        self.view.reads.count(count, bytes);
         let finished = self.keys.as_slice().is_empty();
         Ok(finished.then(|| std::mem::take(&mut self.reply.pairs)))
     }

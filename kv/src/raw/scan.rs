@@ -85,7 +85,7 @@ impl ReadJob for ScanJob {
         let Some(walk) = self.walks.front_mut() else {
             return Ok(Some(mem::take(&mut self.reply.pairs)));
         };
-        let finished = walk.slice(&*self.view.view, self.now_seconds, |key, user| {
+        let finished = walk.slice(&self.view, self.now_seconds, |key, user| {
             let value = if self.key_only { Bytes::new() } else { Bytes::copy_from_slice(user) };
             self.reply.push(self.keys.client_key(key)?, value)?;
             self.taken += 1;

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use skerry_raftstore::engine::{ColumnFamily, KeyRange, View};
+use skerry_raftstore::engine::{ColumnFamily, KeyRange};
 
 use super::key::KeyForm;
 use super::value;
@@ -52,24 +52,27 @@ impl Walk {
     /// `true` when the range is at its end or `visit` broke off; `false` after a slice.
     pub(super) fn slice(
         &mut self,
-        view: &dyn View,
+        view: &RegionView,
         now_seconds: u64,
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
     ) -> Result<bool> {
         if self.remaining.is_empty() {
             return Ok(true);
         }
-        let mut cursor = view.cursor(ColumnFamily::Raw, &self.remaining)?;
+        let mut cursor = view.view.cursor(ColumnFamily::Raw, &self.remaining)?;
         let mut stands =
             if self.reverse { cursor.seek_to_last()? } else { cursor.seek_to_first()? };
         let (mut pairs, mut bytes) = (0, 0);
-        while stands {
-            let (user, expiry) = value::split(cursor.value())?;
-            if value::is_live(expiry, now_seconds) && visit(cursor.key(), user)?.is_break() {
-                return Ok(true);
+        let is_over = loop {
+            if !stands {
+                break true;
             }
+            let (user, expiry) = value::split(cursor.value())?;
             pairs += 1;
             bytes += cursor.key().len() + cursor.value().len();
+            if value::is_live(expiry, now_seconds) && visit(cursor.key(), user)?.is_break() {
+                break true;
+            }
             if pairs >= SLICE_PAIRS || bytes >= SLICE_BYTES {
                 let last = cursor.key();
                 if self.reverse {
@@ -78,10 +81,11 @@ impl Walk {
                     // The first key behind `last`.
                     self.remaining.start = [last, &[0]].concat().into();
                 }
-                return Ok(false);
+                break false;
             }
             stands = if self.reverse { cursor.previous()? } else { cursor.next()? };
-        }
-        Ok(true)
+        };
+        view.reads.count(pairs as u64, bytes as u64);
+        Ok(is_over)
     }
 }

@@ -35,6 +35,7 @@ use crossbeam_channel::{Receiver, Sender};
 use skerry_proto::metapb;
 use skerry_proto::types::{RegionId, StoreId, Term};
 use skerry_raftstore::engine::{ColumnFamily, Durability, Engine, Operation, WriteBatch};
+use skerry_raftstore::extent::FlowTally;
 use skerry_raftstore::{keys, time};
 
 use super::permits::{Permit, Permits};
@@ -97,6 +98,8 @@ pub struct LocalStorage {
     permits: Arc<Permits>,
     replies: Arc<Replies>,
     counters: Arc<Counters>,
+    /// Nobody asks for it: a store that is alone has nothing to balance.
+    reads: Arc<FlowTally>,
     /// Taken out by `stop`, which closes the queue. Held for reading only while a request is put
     /// in.
     queue: RwLock<Option<Sender<Pending>>>,
@@ -158,6 +161,7 @@ impl LocalStorage {
             permits,
             replies: Replies::new(),
             counters,
+            reads: Arc::default(),
             queue: RwLock::new(Some(sender)),
             writer: Mutex::new(None),
         };
@@ -258,6 +262,7 @@ impl Storage for LocalStorage {
             view: self.engine.view(),
             region: region.clone(),
             term: STANDALONE_TERM,
+            reads: self.reads.clone(),
         }))
     }
 

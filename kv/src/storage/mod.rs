@@ -43,6 +43,7 @@ use skerry_proto::region::KeyBounds;
 use skerry_proto::types::{PeerId, RegionId, StoreId, Term, Ts};
 use skerry_proto::{kvrpcpb, metapb};
 use skerry_raftstore::engine::{ColumnFamily, KeyRange, View, WriteBatch};
+use skerry_raftstore::extent::FlowTally;
 use skerry_raftstore::keys::{self, DataSpace};
 
 use crate::error::{Error, Result};
@@ -142,6 +143,8 @@ pub struct RegionView {
     pub region: Arc<metapb::Region>,
     /// The term in which it was taken (contract, 5).
     pub term: Term,
+    /// Where reads that clients ask for are counted, for the scheduler.
+    pub reads: Arc<FlowTally>,
 }
 
 impl RegionView {

@@ -145,7 +145,9 @@ impl Storage for ReplicatedStorage {
         let key = Bytes::copy_from_slice(key);
         self.ask(command, consistency(context), move |view| {
             check_key(&view.region, &key)?;
-            Ok(view.view.get(family, &key)?)
+            let value = view.view.get(family, &key)?;
+            view.reads.count(1, (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64);
+            Ok(value)
         })
     }
 
@@ -229,8 +231,8 @@ pub(crate) fn result_of<T>(outcome: Outcome<T>) -> Result<T> {
 
 impl From<message::RegionView> for RegionView {
     fn from(view: message::RegionView) -> RegionView {
-        let message::RegionView { view, region, term } = view;
-        RegionView { view, region, term }
+        let message::RegionView { view, region, term, reads } = view;
+        RegionView { view, region, term, reads }
     }
 }
 

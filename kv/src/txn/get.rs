@@ -48,7 +48,9 @@ impl ReadCommand for Get {
     fn run(&self, view: &RegionView) -> Result<Gotten> {
         view.check_key(self.key.as_bytes())?;
         let mut reader = Reader::new(&*view.view, self.key.versions());
-        match reader.read(&self.key, &self.rules)? {
+        let answer = reader.read(&self.key, &self.rules)?;
+        reader.statistics().note(&view.reads);
+        match answer {
             Ok(version) => Ok(Gotten { version, statistics: reader.statistics() }),
             Err(lock) => Err(Error::locked(&self.key, &lock)),
         }
@@ -110,6 +112,7 @@ impl ReadCommand for BatchGet {
             }
             found.push((key.clone(), answer));
         }
+        reader.statistics().note(&view.reads);
         Ok(BatchGotten { found, statistics: reader.statistics() })
     }
 }

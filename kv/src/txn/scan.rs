@@ -123,6 +123,7 @@ impl ReadCommand for Scan {
         while found.len() < self.limit {
             let Some(next) = walk.find_next()? else {
                 self.check_memory(&range, None)?;
+                walk.statistics().note(&view.reads);
                 return Ok(Scanned { found, statistics: walk.statistics() });
             };
             let sampled = self.sample_step < 2 || number % self.sample_step == 0;
@@ -148,6 +149,7 @@ impl ReadCommand for Scan {
         if let Some((last, _)) = found.last() {
             self.check_memory(&range, Some(last))?;
         }
+        walk.statistics().note(&view.reads);
         Ok(Scanned { found, statistics: walk.statistics() })
     }
 }

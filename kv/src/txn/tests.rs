@@ -61,7 +61,8 @@ impl World {
     }
 
     fn view(&self) -> RegionView {
-        RegionView { view: self.engine.view(), region: self.region.clone(), term: Term::new(6) }
+        let (view, region) = (self.engine.view(), self.region.clone());
+        RegionView { view, region, term: Term::new(6), reads: Arc::default() }
     }
 
     fn read<C: ReadCommand>(&self, mut command: C) -> Result<C::Answer> {

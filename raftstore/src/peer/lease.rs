@@ -97,8 +97,9 @@ impl Peer {
         let region = self.region().clone();
         let current = self.delegate.as_ref();
         if current.is_none_or(|delegate| delegate.term != term || delegate.region != region) {
-            let planted = self.environment.planted;
-            let delegate = Arc::new(ReadDelegate::new(region, self.peer, term, planted));
+            let (reads, planted) = (self.read_tally.clone(), self.environment.planted);
+            let delegate = ReadDelegate::new(region, self.peer, term, reads, planted);
+            let delegate = Arc::new(delegate);
             delegate.raise_read_floor(self.reads.floor());
             delegate.set_lease(self.lease.until().unwrap_or_default());
             delegate.set_applied(self.applied.applied_index);

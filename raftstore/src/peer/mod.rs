@@ -39,7 +39,7 @@ use self::storage::PeerStorage;
 use crate::Result;
 use crate::effects::Effects;
 use crate::environment::Environment;
-use crate::extent::{Estimate, Extent};
+use crate::extent::{Estimate, Extent, FlowTally};
 use crate::message::{
     Applied, ApplyMessage, BackgroundTask, Change, Command, CommandContext, CommandKind, NewPeer,
     Origin, PeerSerial, Proposal, Registration,
@@ -118,6 +118,8 @@ pub struct Peer {
     size: Estimate,
     /// What was written since the last report.
     unreported: Extent,
+    /// What was read since then; shared with whoever reads.
+    read_tally: Arc<FlowTally>,
 }
 
 /// What invariants, status pages and tests look at.
@@ -206,6 +208,7 @@ impl Peer {
             unchecked: Extent::default(),
             size: new.origin.estimate(),
             unreported: Extent::default(),
+            read_tally: Arc::default(),
             raft_group,
         };
         peer.pin_election_timeout();
@@ -423,6 +426,7 @@ impl Peer {
                 self.region().peers.iter().map(|peer| (peer.peer_id(), self.ticks)).collect();
             self.change_proposed = self.raft_group.raft.raft_log.last_index();
             self.look_if_large(effects);
+            self.forget_flow();
             self.report(effects);
         } else if led {
             info!(self.environment.logger, "leads no more"; "region" => %self.region(), "term" => term);

@@ -99,7 +99,8 @@ impl Peer {
         let now = self.environment.clock.monotonic();
         if consistency == Consistency::Leader && self.has_lease(now) {
             let (region, term) = (self.region().clone(), Term::new(self.raft_group.raft.term));
-            return reply.done(RegionView { view, region, term });
+            let reads = self.read_tally.clone();
+            return reply.done(RegionView { view, region, term, reads });
         }
         let read = Read { context: *context, consistency, reply, ticks: 0 };
         self.reads.joining.push(read);
@@ -204,6 +205,7 @@ impl Peer {
                         view: view.clone(),
                         region: region.clone(),
                         term,
+                        reads: self.read_tally.clone(),
                     });
                 }
                 Err(refusal) => read.reply.refuse(refusal),

@@ -8,6 +8,7 @@ use skerry_proto::types::PeerId;
 
 use super::Peer;
 use crate::effects::{Effects, RegionReport};
+use crate::extent::Extent;
 
 /// Ticks between reports while the region's peers are being changed: its next step may wait for one.
 const UNSETTLED_REPORT_TICKS: u64 = 10;
@@ -39,7 +40,15 @@ impl Peer {
             down,
             size: self.size.extent,
             written: std::mem::take(&mut self.unreported),
+            read: self.read_tally.take(),
         });
+    }
+
+    /// It comes to lead: what was written while it followed, its leader has reported, and what was read of it then
+    /// is not what a leader is asked.
+    pub(super) fn forget_flow(&mut self) {
+        self.unreported = Extent::default();
+        self.read_tally.take();
     }
 
     /// Whether a replica that was reported as pending or down is neither any more.

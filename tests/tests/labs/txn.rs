@@ -39,6 +39,7 @@ impl TxnLab {
             view: self.engine.view(),
             region: Arc::new(Region::default()),
             term: Term::new(6),
+            reads: Arc::default(),
         }
     }
 

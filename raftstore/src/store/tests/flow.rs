@@ -1,0 +1,59 @@
+//! What a leader reports to have been written to its region and read of it.
+
+use super::*;
+use crate::extent::Extent;
+
+/// What a store has reported since the last time, of all its regions: written and read.
+fn reported(cluster: &mut Cluster, store: u64) -> (Extent, Extent) {
+    // Until the next report is due.
+    let ticks = usize::try_from(config().report_ticks).expect("a small number");
+    cluster.run(ticks);
+    let reports = cluster.machine(store).store.take_reports();
+    assert!(!reports.is_empty(), "the leader reports");
+    let sum = |of: fn(&RegionReport) -> Extent| {
+        reports.iter().map(of).fold(Extent::default(), |sum, extent| sum + extent)
+    };
+    (sum(|report| report.written), sum(|report| report.read))
+}
+
+#[test]
+fn a_leader_reports_what_was_written_and_read_since_its_last_report() {
+    let mut cluster = Cluster::new(3, 3);
+    cluster.run(40);
+    let leader = cluster.leader(1).0;
+    reported(&mut cluster, leader);
+    done(cluster.put(1, "a", "value"));
+    let (context, key) = (cluster.context(1), data_key(b"a"));
+    let reader = cluster.machines[&leader].store.reader();
+    let value = reader.get(&context, RAW, &key).expect("it has a lease").expect("it leads");
+    assert_eq!(value.expect("memory is read").as_deref(), Some(&b"value"[..]));
+    // Of a view only those who read know how much.
+    let view = reader.read(&context).expect("it has a lease").expect("it leads");
+    view.reads.count(2, 100);
+
+    let (written, read) = reported(&mut cluster, leader);
+    assert_eq!(written.keys, 1);
+    assert_eq!((read.keys, read.bytes), (3, 100 + (key.len() + "value".len()) as u64));
+    assert_eq!(reported(&mut cluster, leader), (Extent::default(), Extent::default()));
+}
+
+/// Before, a follower counted for years what it applied, and a new leader looked like the busiest of all.
+#[test]
+fn a_new_leader_does_not_report_what_was_written_while_it_followed() {
+    let mut cluster = Cluster::new(3, 3);
+    cluster.run(40);
+    let leader = cluster.leader(1).0;
+    let heir = leader % 3 + 1;
+    done(cluster.put(1, "a", "value"));
+    cluster.machine(heir).store.take_reports();
+    let request = TransferLeaderRequest {
+        peer: Some(peer(10 + heir, heir)),
+        ..TransferLeaderRequest::default()
+    };
+    done(cluster.admin(1, admin_request::Command::TransferLeader(request)));
+    cluster.run(10);
+    assert_eq!(cluster.leader(1).0, heir);
+    assert_eq!(reported(&mut cluster, heir), (Extent::default(), Extent::default()));
+    done(cluster.put(1, "b", "value"));
+    assert_eq!(reported(&mut cluster, heir).0.keys, 1);
+}
