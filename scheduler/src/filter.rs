@@ -53,8 +53,6 @@ pub enum Reason {
     NoVote,
     /// Its replica needs a snapshot or is silent.
     Unwell,
-    /// It could, but nothing would be won by it.
-    NoBetter,
 }
 
 impl fmt::Display for Reason {
@@ -79,7 +77,6 @@ impl fmt::Display for Reason {
             Reason::EvictsLeaders => formatter.write_str("shall lead nothing"),
             Reason::NoVote => formatter.write_str("has a replica without a vote"),
             Reason::Unwell => formatter.write_str("has a replica that lags or is silent"),
-            Reason::NoBetter => formatter.write_str("would not make it better"),
         }
     }
 }

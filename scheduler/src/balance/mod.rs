@@ -59,7 +59,8 @@ pub enum Name {
 }
 
 impl Name {
-    const ALL: [Name; 7] = [
+    /// All of them.
+    pub(crate) const ALL: [Name; 7] = [
         Name::BalanceLeader,
         Name::BalanceRegion,
         Name::BalanceHotRegion,

@@ -520,6 +520,7 @@ fn parse_peer(text: &str) -> Peer {
 }
 
 mod collection;
+mod coverage;
 mod model;
 mod placement;
 

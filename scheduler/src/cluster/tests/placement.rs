@@ -41,7 +41,11 @@ enum Command {
         #[arg(key, optional)]
         busy: bool,
         #[arg(key, optional)]
+        stopping: bool,
+        #[arg(key, optional)]
         receiving: u32,
+        #[arg(key, optional)]
+        sending: u32,
         #[arg(key, optional)]
         regions: u32,
         #[arg(key)]
@@ -73,6 +77,8 @@ enum Command {
         size: Option<u64>,
         #[arg(key)]
         written: Option<u64>,
+        #[arg(key)]
+        read: Option<u64>,
     },
     /// Lets the scheduler look after everything once; answers what is told. Nothing is carried out.
     Tick,
@@ -330,7 +336,9 @@ impl goldenscript::Runner for World {
                 Ok(String::new())
             }
             Command::Region { .. } => self.region(command),
-            Command::Load { regions, size, written } => self.load(regions, *size, *written),
+            Command::Load { regions, size, written, read } => {
+                self.load(regions, *size, [*written, *read])
+            }
             Command::Tick => {
                 let told = self.tick();
                 Ok(told.into_iter().map(|it| print_instruction(Some(it)) + "\n").collect())
@@ -399,9 +407,11 @@ impl World {
     }
 
     fn store(&mut self, command: &Command) -> Outcome {
-        let Command::Store { id, label, disk, free, busy, receiving, regions, address } = command
-        else {
+        let Command::Store { id, label, disk, free, address, .. } = command else {
             unreachable!("this is asked about stores only")
+        };
+        let Command::Store { busy, stopping, receiving, sending, regions, .. } = command else {
+            unreachable!("as above")
         };
         let mut store = new_store(*id, address.as_deref(), None);
         store.labels = label.iter().flat_map(|it| it.split(' ')).map(parse_label).collect();
@@ -412,7 +422,9 @@ impl World {
             capacity,
             available,
             is_busy: *busy,
+            is_stopping: *stopping,
             receiving_snap_count: *receiving,
+            sending_snap_count: *sending,
             region_count: *regions,
             ..StoreStats::default()
         };
@@ -446,13 +458,15 @@ impl World {
         Ok(told.map(|it| print_instruction(Some(it)) + "\n").unwrap_or_default())
     }
 
-    fn load(&mut self, regions: &str, size: Option<u64>, written: Option<u64>) -> Outcome {
+    fn load(&mut self, regions: &str, size: Option<u64>, flow: [Option<u64>; 2]) -> Outcome {
+        let [written, read] = flow;
         for id in regions.split(' ') {
             let id = RegionId::new(id.parse().expect("a number"));
             let truth = self.regions.get_mut(&id).expect("there is such a region");
             truth.report.approximate_size =
                 size.map_or(truth.report.approximate_size, |size| size << 20);
             truth.report.bytes_written = written.unwrap_or(truth.report.bytes_written);
+            truth.report.bytes_read = read.unwrap_or(truth.report.bytes_read);
             let report = truth.report.clone();
             let now = self.now();
             self.cluster.region_heartbeat(report, now).map_err(|error| error.to_string())?;
