@@ -139,17 +139,19 @@ impl<'a> Picture<'a> {
     /// Why an operator cannot come to its end any more, if so.
     pub fn hopelessness(&self, operator: &Operator, record: &RegionRecord) -> Option<String> {
         let step = operator.step()?;
-        let store = match step {
-            Step::AddLearner(peer) | Step::Promote(peer) | Step::Transfer(peer) => peer.store(),
-            Step::EnterJoint { promote, .. } => promote.store(),
+        let peer = match step {
+            Step::AddLearner(peer) | Step::Promote(peer) | Step::Transfer(peer) => peer,
+            Step::EnterJoint { promote, .. } => promote,
             Step::Remove(_) | Step::LeaveJoint | Step::Split { .. } => return None,
         };
-        let has_begun = step.is_waiting(record);
+        let (store, has_begun) = (peer.store(), step.is_waiting(record));
         match self.liveness(store) {
-            Liveness::Up => None,
+            Liveness::Up => {}
             // It may come back, and has what it was fed.
-            Liveness::Disconnected if has_begun => None,
-            state => Some(format!("{store} is {}", state.to_string().to_lowercase())),
+            Liveness::Disconnected if has_begun => {}
+            state => return Some(format!("{store} is {}", state.to_string().to_lowercase())),
         }
+        let is_dead = self.is_dead(record, peer);
+        is_dead.then(|| format!("{}@{store} does not answer its leader", peer.peer_id()))
     }
 }

@@ -8,6 +8,7 @@
 //!    an instruction may be lost.
 //! 3. Heartbeats alone show progress ([`Operator::progress`]). A step is done when the region has exactly the peers
 //!    that follow from it; one that has others is being changed by somebody else, and the operator is cancelled.
+//!    A replica that has fallen behind since it was fed is given no vote before it follows again.
 //! 4. It ends as done, timed out, cancelled with a reason, or replaced, and goes to the history.
 //!
 //! While it runs, what it will have changed at its end counts for the stores as if it were so ([`Effect`]): otherwise
@@ -171,7 +172,7 @@ pub struct Operator {
     pub created: Moment,
     /// When its current step began, or was seen to be accepted.
     step_since: Moment,
-    /// Whether the leader has begun with a step that takes time.
+    /// Whether the current step has come to need nothing but time.
     is_waiting: bool,
     /// When its leader was last told.
     pub told: Option<Moment>,
@@ -237,15 +238,23 @@ impl Operator {
 
     /// What the leader is to be told, unless it is at it already.
     pub fn order(&self, record: &RegionRecord) -> Option<Order> {
-        let step = self.step().filter(|step| !step.is_waiting(record))?;
+        let step = self.step().filter(|step| !self.is_waiting_for(step, record))?;
         Some(step.order())
+    }
+
+    /// Whether a step needs nothing but time now.
+    fn is_waiting_for(&self, step: &Step, record: &RegionRecord) -> bool {
+        let hasty = [Some(Planted::PromoteBeforeData), Some(Planted::LearnerPromotedUnseen)];
+        let is_fed = matches!(step, Step::AddLearner(_));
+        step.is_waiting(record) && (is_fed || !hasty.contains(&self.planted))
     }
 
     /// Looks at what a heartbeat has shown.
     fn progress(&mut self, record: &RegionRecord, now: Moment) -> Progress {
         while let Some(step) = self.steps.get(self.done) {
-            let is_seen =
-                self.planted == Some(Planted::PromoteBeforeData) && step.is_waiting(record);
+            let is_seen = self.planted == Some(Planted::PromoteBeforeData)
+                && matches!(step, Step::AddLearner(_))
+                && step.is_waiting(record);
             if !is_seen && !step.is_done(record, &self.peers, self.version) {
                 break;
             }
@@ -259,7 +268,7 @@ impl Operator {
             let stays = self.planted == Some(Planted::DoneStays);
             return if stays { Progress::Running } else { Progress::Over(Ending::Done) };
         };
-        if !self.is_waiting && step.is_waiting(record) {
+        if !self.is_waiting && self.is_waiting_for(step, record) {
             self.is_waiting = true;
             self.step_since = now;
         }

@@ -99,10 +99,14 @@ impl Step {
         }
     }
 
-    /// Whether the leader has done what it was told, and only time is needed.
+    /// Whether only time is needed: the leader has done what it was told, or must not be told yet, because the
+    /// replica that shall vote has fallen behind or fallen silent since it was fed.
     pub fn is_waiting(&self, record: &RegionRecord) -> bool {
         match self {
             Step::AddLearner(learner) => record.region.peer_by_id(learner.peer_id()).is_some(),
+            Step::Promote(learner) | Step::EnterJoint { promote: learner, .. } => {
+                !record.is_well(learner)
+            }
             _ => false,
         }
     }
