@@ -85,7 +85,7 @@ fn best_heir(
     stores: &[StoreId],
     report: &mut Report,
 ) -> Option<Plan> {
-    let (id, source) = (record.id(), record.leader?.store());
+    let source = record.leader?.store();
     if !picture.is_up(source) {
         return None;
     }
@@ -98,15 +98,24 @@ fn best_heir(
     let mut heirs: Vec<&Peer> = record.voters().filter(improves).collect();
     let score = |peer: &Peer| picture.leader_score(peer.store(), 0);
     heirs.sort_by(|a, b| score(a).total_cmp(&score(b)).then(a.id.cmp(&b.id)));
-    let heir = heirs.into_iter().find(|peer| match leader_target(picture, record, peer) {
-        Ok(()) => true,
-        Err(reason) => {
-            report.note(|| format!("{id} cannot be led from {}: it {reason}", peer.store()));
-            false
-        }
-    })?;
-    report.summary = format!("hands {id} from {source} to {}", heir.store());
-    Some(hand_over(record, heir, "balance-leader", Kind::Leader))
+    heirs.into_iter().find_map(|heir| offer(picture, record, heir, "balance-leader", report))
+}
+
+/// Leadership for a replica, if it may lead; otherwise it is noted why not.
+pub(super) fn offer(
+    picture: &Picture<'_>,
+    record: &RegionRecord,
+    heir: &Peer,
+    name: &'static str,
+    report: &mut Report,
+) -> Option<Plan> {
+    let (id, to) = (record.id(), heir.store());
+    if let Err(reason) = leader_target(picture, record, heir) {
+        report.note(|| format!("{id} cannot be led from {to}: it {reason}"));
+        return None;
+    }
+    report.summary = format!("hands {id} from {} to {to}", record.leader?.store());
+    Some(hand_over(record, heir, name, Kind::Leader))
 }
 
 /// A transfer of leadership for comfort.

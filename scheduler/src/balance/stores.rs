@@ -6,11 +6,11 @@
 use skerry_proto::metapb::Peer;
 use skerry_proto::types::StoreId;
 
-use super::leader::hand_over;
+use super::leader::offer;
 use super::{Chance, Report, TRIES, is_free};
-use crate::filter::leader_target;
-use crate::operator::{Kind, Plan};
+use crate::operator::Plan;
 use crate::picture::Picture;
+use crate::region_tree::{Bag, RegionRecord};
 
 pub(super) fn evict(
     picture: &Picture<'_>,
@@ -19,27 +19,15 @@ pub(super) fn evict(
     report: &mut Report,
 ) -> Option<Plan> {
     for store in stores {
-        let led = &picture.regions.on(*store).leaders;
-        for _ in 0..TRIES {
-            let Some(id) = led.pick(chance.draw()).filter(|id| is_free(picture, *id)) else {
-                continue;
-            };
-            let Some(record) = picture.regions.get(id) else { continue };
+        for record in a_few(picture, &picture.regions.on(*store).leaders, chance) {
             let score = |peer: &Peer| picture.leader_score(peer.store(), 0);
             let mut heirs: Vec<&Peer> =
                 record.voters().filter(|peer| peer.store() != *store).collect();
             heirs.sort_by(|a, b| score(a).total_cmp(&score(b)).then(a.id.cmp(&b.id)));
-            for heir in heirs {
-                match leader_target(picture, record, heir) {
-                    Ok(()) => {
-                        report.summary = format!("hands {id} from {store} to {}", heir.store());
-                        return Some(hand_over(record, heir, "evict-leader", Kind::Leader));
-                    }
-                    Err(reason) => {
-                        let heir = heir.store();
-                        report.note(|| format!("{id} cannot be led from {heir}: it {reason}"));
-                    }
-                }
+            let offer = |heir| offer(picture, record, heir, "evict-leader", report);
+            let plan = heirs.into_iter().find_map(offer);
+            if plan.is_some() {
+                return plan;
             }
         }
     }
@@ -54,29 +42,28 @@ pub(super) fn grant(
     chance: &mut Chance,
     report: &mut Report,
 ) -> Option<Plan> {
+    // Also what another store is granted stays there.
+    let is_granted =
+        |record: &RegionRecord| record.leader.is_none_or(|leader| stores.contains(&leader.store()));
     for store in stores {
-        let held = &picture.regions.on(*store).replicas;
-        for _ in 0..TRIES {
-            let Some(id) = held.pick(chance.draw()).filter(|id| is_free(picture, *id)) else {
-                continue;
-            };
-            let Some(record) = picture.regions.get(id) else { continue };
-            // Also one that another store is granted stays there.
-            let is_granted = record.leader.is_none_or(|leader| stores.contains(&leader.store()));
-            let Some(heir) = record.region.peer_on_store(*store).filter(|_| !is_granted) else {
-                continue;
-            };
-            match leader_target(picture, record, heir) {
-                Ok(()) => {
-                    report.summary = format!("hands {id} to {store}");
-                    return Some(hand_over(record, heir, "grant-leader", Kind::Leader));
-                }
-                Err(reason) => {
-                    report.note(|| format!("{id} cannot be led from {store}: it {reason}"))
-                }
+        for record in a_few(picture, &picture.regions.on(*store).replicas, chance) {
+            let heir = record.region.peer_on_store(*store).filter(|_| !is_granted(record));
+            let plan = heir.and_then(|heir| offer(picture, record, heir, "grant-leader", report));
+            if plan.is_some() {
+                return plan;
             }
         }
     }
     report.summary = "nothing was found to grant".to_string();
     None
+}
+
+/// Some regions out of a bag that may be touched.
+fn a_few<'a>(
+    picture: &'a Picture<'_>,
+    bag: &'a Bag,
+    chance: &'a mut Chance,
+) -> impl Iterator<Item = &'a RegionRecord> {
+    let picks = (0..TRIES).filter_map(move |_| bag.pick(chance.draw()));
+    picks.filter(|id| is_free(picture, *id)).filter_map(|id| Some(&**picture.regions.get(id)?))
 }
