@@ -537,6 +537,28 @@ fn values_of_a_megabyte_and_empty_ones_come_back() {
 }
 
 #[test]
+fn whatever_is_read_through_a_view_is_counted() {
+    let world = World::new(ApiVersion::V1, RawLimits::default());
+    let context = world.context(1);
+    let puts =
+        ["a", "b", "c"].map(|key| Put { key: key.into(), value: "value".into(), ttl_seconds: 0 });
+    block_on(world.raw.put(&context, "", puts.to_vec(), Ordering::Plain, world.permit()))
+        .expect("written");
+    let reads = block_on(world.storage.async_snapshot(&context)).expect("the region is here").reads;
+    reads.take();
+    let keys = vec!["a".into(), "c".into(), "d".into()];
+    block_on(world.raw.batch_get(&context, "", keys)).expect("read");
+    assert_eq!(reads.take().keys, 3, "also what is not there was looked for");
+    let scan = Scan { ranges: vec![world.range("", "")], limit: 2, ..Scan::default() };
+    block_on(world.raw.scan(&context, "", scan)).expect("read");
+    let read = reads.take();
+    assert_eq!(read.keys, 2);
+    assert!(read.bytes >= 2 * "a".len() as u64 + 2 * "value".len() as u64, "{read:?}");
+    block_on(world.raw.checksum(&context, 0, vec![world.range("", "")])).expect("read");
+    assert_eq!(reads.take().keys, 3);
+}
+
+#[test]
 fn damage_in_the_engine_is_told_to_the_reader_and_to_nobody_else() {
     let world = World::new(ApiVersion::V1, RawLimits::default());
     let mut batch = WriteBatch::new();

@@ -33,6 +33,7 @@ use crate::mvcc::tests::drawing::{draw, number, show_lock, text};
 use crate::mvcc::{Isolation, ReadRules, Version};
 
 mod bank;
+mod flow;
 mod garbage;
 mod memory;
 
