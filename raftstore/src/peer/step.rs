@@ -62,14 +62,19 @@ impl Peer {
             self.refuse_message("it pretends to be of the replica itself");
             return false;
         }
-        if to.id != self.peer.id {
-            // A newer replica was meant: the region does not count this one any more.
-            if to.id > self.peer.id {
-                self.end("a newer replica is wanted in its place", effects);
+        let epoch = envelope.region_epoch.unwrap_or_default();
+        if to.id > self.peer.id {
+            // The region does not count this one any more.
+            self.end("a newer replica is wanted in its place", effects);
+            return false;
+        }
+        if to.id < self.peer.id {
+            // Whoever knows nobody but former replicas would otherwise never hear that it was removed as well.
+            if !envelope.is_tombstone && self.is_former_member(&from, &epoch) {
+                self.send_tombstone(from, envelope, effects);
             }
             return false;
         }
-        let epoch = envelope.region_epoch.unwrap_or_default();
         if envelope.is_tombstone {
             self.told_to_end(&epoch, effects);
             return false;

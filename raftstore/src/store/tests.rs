@@ -21,6 +21,7 @@ use crate::snapshot::{Activity, Registration, SnapshotId};
 use crate::time::ManualClock;
 
 mod born;
+mod abandoned;
 mod flow;
 mod guarded_reads;
 mod messages;
