@@ -544,8 +544,10 @@ fn check_region(region: &Region) -> Result<()> {
     if region.id == 0 {
         return Err(invalid("a region needs an id other than 0"));
     }
-    if region.region_epoch.is_none() {
-        return Err(invalid(format!("region {} has no epoch", region.id)));
+    let epoch = region.region_epoch.unwrap_or_default();
+    if epoch.conf_ver == 0 || epoch.version == 0 {
+        // Both begin with 1: a zero is what was never set.
+        return Err(invalid(format!("region {} has no epoch: {epoch}", region.id)));
     }
     if region.bounds().is_empty() {
         return Err(invalid(format!("region {} has no keys: {}", region.id, region.bounds())));

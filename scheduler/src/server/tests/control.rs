@@ -9,10 +9,10 @@ use skerry_proto::pdpb::*;
 use skerry_raftstore::time::Clock;
 
 use super::harness::{Served, region, store};
-use super::http::{get, tell};
+use super::http::{get, tell, whole_state};
 
 /// Four stores that are up; region 2 has replicas on the first three and is led from store 1.
-async fn cluster_of_four() -> Served {
+pub(super) async fn cluster_of_four() -> Served {
     let served = Served::start().await;
     served.bootstrap().await;
     let halt = tell(&served, "POST", "/config", r#"{"schedule.halt-scheduling": true}"#).await;
@@ -34,14 +34,17 @@ async fn cluster_of_four() -> Served {
     served
 }
 
-/// Checks that each request is refused with this status, and that its sentence has these words.
+/// Checks that each request is refused with this status, that its sentence has these words, and that none of them
+/// has changed anything.
 async fn assert_refused(served: &Served, refusals: &[(&str, &str, &str, u16, &str)]) {
+    let before = whole_state(served).await;
     for (method, path, body, wanted, words) in refusals {
         let (status, answer) = tell(served, method, path, body).await;
         let sentence = answer["error"].as_str().unwrap_or_default().to_string();
         assert_eq!(status, *wanted, "{method} {path} {body}: {answer}");
         assert!(sentence.contains(words), "{method} {path} {body}: {sentence}");
     }
+    assert_eq!(whole_state(served).await, before);
 }
 
 async fn assert_done(served: &Served, method: &str, path: &str, body: Value) -> Value {
@@ -366,8 +369,12 @@ async fn the_cluster_tells_its_safe_point_and_whether_it_is_whole() {
     let raise = UpdateGcSafePointRequest { header: served.header(), safe_point: 77 };
     served.client().await.update_gc_safe_point(raise).await.expect("raise");
     assert_eq!(get(&served, "/gc/safepoint").await["gc_safe_point"], 77);
-    assert_eq!(get(&served, "/min-resolved-ts").await["is_real_time"], false);
-    assert_eq!(get(&served, "/min-resolved-ts/1").await["is_real_time"], false);
+    // As PD says it where stores do not report it; clients take that for an answer.
+    let not_known =
+        json!({ "is_real_time": false, "min_resolved_ts": 0, "persist_interval": "0s" });
+    for path in ["/min-resolved-ts", "/min-resolved-ts?scope=1,2", "/min-resolved-ts/1"] {
+        assert_eq!(get(&served, path).await, not_known, "{path}");
+    }
     let unknown = [("GET", "/min-resolved-ts/9", "", 404, "invalid store ID 9")];
     assert_refused(&served, &unknown).await;
     let status = get(&served, "/cluster/status").await;

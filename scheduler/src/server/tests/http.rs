@@ -60,6 +60,27 @@ pub(super) async fn get(served: &Served, path: &str) -> Value {
     serde_json::from_str(&body).expect("JSON")
 }
 
+/// All that a scheduler shows of its state: what a refusal must leave as it was.
+pub(super) async fn whole_state(served: &Served) -> Vec<(&'static str, Value)> {
+    const PATHS: [&str; 10] = [
+        "/cluster",
+        "/regions",
+        "/stores?state=0&state=1&state=2",
+        "/stores/limit",
+        "/operators",
+        "/operators/records",
+        "/schedulers",
+        "/schedulers?status=paused",
+        "/config",
+        "/gc/safepoint",
+    ];
+    let mut state = Vec::new();
+    for path in PATHS {
+        state.push((path, get(served, path).await));
+    }
+    state
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn head_is_405_where_get_is_200() {
     let served = Served::start().await;

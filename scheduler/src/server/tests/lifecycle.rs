@@ -152,7 +152,10 @@ async fn a_split_gets_its_ids_and_a_stale_one_does_not() {
     let all: Vec<u64> = ids.iter().flat_map(|id| [id.new_region_id, id.new_peer_ids[0]]).collect();
     assert!(all.is_sorted_by(|a, b| a < b), "{all:?}");
 
-    let stale = client.ask_batch_split(ask(0)).await.expect("ask").into_inner();
+    let regions = vec![region(2, 2, "", "")];
+    let report = ReportBatchSplitRequest { header: served.header(), regions };
+    client.report_batch_split(report).await.expect("report");
+    let stale = client.ask_batch_split(ask(1)).await.expect("ask").into_inner();
     assert_eq!(refusal(stale.header), Some(ErrorType::Unknown));
 }
 

@@ -9,6 +9,7 @@ mod control;
 mod harness;
 mod http;
 mod lifecycle;
+mod refusals;
 mod streams;
 
 use skerry_proto::kvrpcpb::RawGetRequest;
