@@ -70,12 +70,30 @@ pub enum Error {
         address: String,
     },
 
-    /// Operator of the store: the store that has the address is silent. If this is the same machine with a new disk,
-    /// the old store must be given up first.
+    /// Operator of the store, which is new: the store that has the address spoke a moment ago.
+    #[error(
+        "store {store} has address {address} already and has been silent for no more than {silent_seconds} s. Put its \
+         data directory back; or, if its disk is lost, start this new store again when it has been silent for \
+         {patience_seconds} s: then it is said what else can be done"
+    )]
+    AddressOfSpeakingStore {
+        /// The store that has it.
+        store: u64,
+        /// The address both want.
+        address: String,
+        /// How long it has been silent.
+        silent_seconds: u64,
+        /// From when on it counts as silent.
+        patience_seconds: u64,
+    },
+
+    /// Operator of the store, which is new: the store that has the address is silent. If this is the same machine
+    /// with a new disk, the old store must be given up first.
     #[error(
         "store {store} has address {address} and has been silent for {silent_seconds} s; {regions} regions still \
-         count on it. If its disk was wiped, wait until they are replicated elsewhere and try again, or \
-         declare the disk of store {store} gone"
+         count on it. Put its data directory back; or, if its disk is lost, say so with `skerry ctl store offline \
+         {store} --destroyed` and start this new store again; or wait until it has been silent for \
+         {patience_seconds} s and its regions are replicated elsewhere"
     )]
     AddressOfSilentStore {
         /// The store that has it.
@@ -86,6 +104,8 @@ pub enum Error {
         silent_seconds: u64,
         /// Regions that have a replica there.
         regions: usize,
+        /// From when on it counts as dead.
+        patience_seconds: u64,
     },
 
     /// Operator of the store: one of the two replicates nothing, so they cannot share the data.
@@ -144,7 +164,9 @@ impl Error {
             Error::AlreadyBootstrapped => ErrorType::AlreadyBootstrapped,
             Error::StoreTombstone(_) => ErrorType::StoreTombstone,
             Error::IncompatibleVersion { .. } => ErrorType::IncompatibleVersion,
-            Error::AddressInUse { .. } | Error::AddressOfSilentStore { .. } => ErrorType::Unknown,
+            Error::AddressInUse { .. } => ErrorType::Unknown,
+            Error::AddressOfSpeakingStore { .. } => ErrorType::Unknown,
+            Error::AddressOfSilentStore { .. } => ErrorType::Unknown,
             Error::StandaloneStore { .. } => ErrorType::Unknown,
             Error::UnknownStore(_) | Error::NoSuchStore(_) => ErrorType::Unknown,
             Error::InvalidValue(_) => ErrorType::InvalidValue,

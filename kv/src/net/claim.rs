@@ -6,7 +6,8 @@
 //! 1. asks the scheduler where the store of its name was last;
 //! 2. if that is elsewhere, asks there whether a store of that name is still running: then this one is a copy;
 //! 3. registers. The scheduler refuses an address that another store has, so a directory that was exchanged
-//!    with that of another store is found as well.
+//!    with that of another store is found as well. So is a new directory where another store is still counted on:
+//!    the scheduler says what that one is waited for, and what to do if its disk is gone.
 //!
 //! What it does not do: without a scheduler nobody can be asked, and the store begins. Nor does it find a copy
 //! whose original is not running: that is a move, and as good as any if the original never comes back.
@@ -14,6 +15,7 @@
 use std::time::Duration;
 
 use skerry_proto::metapb;
+use skerry_proto::pdpb::ErrorType;
 use skerry_proto::raft_serverpb::RaftMessage;
 use skerry_proto::tikvpb::BatchRaftMessage;
 use skerry_proto::tikvpb::tikv_client::TikvClient;
@@ -36,24 +38,39 @@ pub async fn claim(
 ) -> Result<()> {
     let (id, address) = (store.id, store.address.clone());
     // One that is not known yet cannot have a copy that is.
-    if let Ok(known) = scheduler.store(StoreId::new(id)).await
-        && !known.address.is_empty()
-        && known.address != address
-        && is_running(cluster_id, id, &known.address).await
+    let known = scheduler.store(StoreId::new(id)).await.map(|known| known.address);
+    let before = known.ok().filter(|before| !before.is_empty() && *before != address);
+    if let Some(before) = &before
+        && is_running(cluster_id, id, before).await
     {
         return Err(Error::Startup(format!(
-            "store {id} of this cluster is running at {}: this data directory is a copy of its own, and two \
+            "store {id} of this cluster is running at {before}: this data directory is a copy of its own, and two \
              stores of one name would destroy each other's data. Choose another --data-dir; if the store was \
-             moved, stop the old one first",
-            known.address
+             moved, stop the old one first"
         )));
     }
     match scheduler.put_store(store).await {
         Ok(()) | Err(Failure::Unreachable(_)) => Ok(()),
-        Err(failure) => Err(Error::Startup(format!(
-            "the scheduler refuses this store as store {id} at {address}: {failure}. If its data directory was \
-             copied from another store or exchanged with it, put it back or choose another --data-dir"
-        ))),
+        Err(failure) => {
+            let advice = advice(&failure, before.is_some());
+            let reason =
+                format!("the scheduler refuses this store as store {id} at {address}: {failure}");
+            Err(Error::Startup(format!("{reason}{advice}")))
+        }
+    }
+}
+
+/// What can be done about a refusal, beyond what the scheduler says: it does not know what directory this is.
+fn advice(failure: &Failure, has_moved: bool) -> &'static str {
+    match failure {
+        Failure::Refused(error) if error.r#type() == ErrorType::StoreTombstone => {
+            ". Nothing in its data directory is needed any more: with an empty one it joins as a new store"
+        }
+        _ if has_moved => {
+            ". If its data directory was copied from another store or exchanged with it, put it back or choose \
+             another --data-dir"
+        }
+        _ => "",
     }
 }
 

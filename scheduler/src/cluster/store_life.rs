@@ -242,7 +242,7 @@ impl Cluster {
             && (by_itself == Some(0) || is_lost)
     }
 
-    /// What a store that comes under the address of a silent one changes; nothing if that is not so.
+    /// What a new store changes that comes under the address of another, if it may; nothing if no other has it.
     pub(super) fn succession(
         &self,
         store: &metapb::Store,
@@ -251,21 +251,31 @@ impl Cluster {
         if self.stores.get(StoreId::new(store.id)).is_some() || store.address.is_empty() {
             return Ok(None);
         }
-        let is_silent = |record: &&StoreRecord| record.silence(now) > self.patience().disconnected;
+        let patience = self.patience();
+        // Of several only one has not lost its disk; it decides.
         let before = self
             .stores
             .iter()
             .filter(|record| !record.is_tombstone() && record.store.address == store.address)
-            .find(is_silent);
+            .min_by_key(|record| record.store.physically_destroyed);
         let Some(before) = before else { return Ok(None) };
         let (silence, regions) = (before.silence(now), self.regions.replicas_on(before.id()));
-        let is_lost = before.store.physically_destroyed || silence > self.patience().down;
+        if silence <= patience.disconnected {
+            return Err(Error::AddressOfSpeakingStore {
+                store: before.store.id,
+                address: store.address.clone(),
+                silent_seconds: silence.as_secs(),
+                patience_seconds: patience.disconnected.as_secs(),
+            });
+        }
+        let is_lost = before.store.physically_destroyed || silence > patience.down;
         if !is_lost || (regions > 0 && !before.store.physically_destroyed) {
             return Err(Error::AddressOfSilentStore {
                 store: before.store.id,
                 address: store.address.clone(),
                 silent_seconds: silence.as_secs(),
                 regions,
+                patience_seconds: patience.down.as_secs(),
             });
         }
         let tombstone = buried(&before.store);
