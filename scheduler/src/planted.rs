@@ -11,7 +11,7 @@ pub enum Planted {
     StaleHeartbeat,
     /// A report that repeats what is known is believed although its leader's term is over.
     OldTermBelieved,
-    /// A step that adds a replica counts as done before the replica has the data.
+    /// A step that adds a replica counts as done before the replica has the data, and its vote is not held back.
     PromoteBeforeData,
     /// A learner that nobody has heard of gets a vote because the region lacks one.
     LearnerPromotedUnseen,
@@ -29,6 +29,8 @@ pub enum Planted {
     JointNeverLeft,
     /// Stores are compared right after a restart.
     BalanceUnprepared,
+    /// A store that is being emptied is buried at once.
+    BuriedEarly,
     /// The bound of ids is not saved.
     IdBoundNotSaved,
     /// Timestamps are given beyond the saved limit.
@@ -39,7 +41,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 14] = [
+    pub const ALL: [Planted; 15] = [
         Planted::StaleHeartbeat,
         Planted::OldTermBelieved,
         Planted::PromoteBeforeData,
@@ -51,6 +53,7 @@ impl Planted {
         Planted::DoneStays,
         Planted::JointNeverLeft,
         Planted::BalanceUnprepared,
+        Planted::BuriedEarly,
         Planted::IdBoundNotSaved,
         Planted::BeyondWindow,
         Planted::WindowForgotten,

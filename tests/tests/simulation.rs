@@ -130,7 +130,7 @@ const GOVERNED_SEEDS: u64 = 15;
 const GOVERNED_OPERATIONS: usize = 300;
 
 /// What must happen in governed seeds.
-const GOVERNED_EVENTS: [&str; 8] = [
+const GOVERNED_EVENTS: [&str; 11] = [
     "fault: scheduler crash",
     "fault: store loss",
     "step by the rule",
@@ -139,6 +139,9 @@ const GOVERNED_EVENTS: [&str; 8] = [
     "operator: leave joint",
     "operator: change of several peers",
     "split",
+    "store leaves",
+    "store joins",
+    "store buried",
 ];
 
 /// The scheduler decides where replicas are, while it, stores and the network fail.

@@ -21,6 +21,7 @@ use crate::checkers::Verdict;
 use crate::moment::Moment;
 use crate::operator::limits::Way;
 use crate::persist::Change;
+use crate::planted::Planted;
 use crate::stores::{Liveness, StoreRecord, StoreTuning};
 use crate::{Error, Result};
 
@@ -237,6 +238,9 @@ impl Cluster {
         let by_itself = record.heartbeat.as_ref().map(|heartbeat| heartbeat.stats.region_count);
         let is_lost =
             record.store.physically_destroyed || record.silence(now) > self.patience().down;
+        if self.planted == Some(Planted::BuriedEarly) {
+            return true;
+        }
         self.regions.replicas_on(id) == 0
             && self.operators.effect_on(id).regions <= 0
             && (by_itself == Some(0) || is_lost)

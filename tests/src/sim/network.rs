@@ -89,6 +89,21 @@ impl Network {
         }
     }
 
+    /// One more store, to and from which all links are calm and open.
+    pub fn join(&mut self) {
+        let before = self.stores;
+        self.stores += 1;
+        let links = self.stores * self.stores;
+        let closed = std::mem::replace(&mut self.closed, vec![false; links]);
+        let manners = std::mem::replace(&mut self.manners, vec![CALM; links]);
+        for from in 0..before {
+            for to in 0..before {
+                let (old, new) = (from * before + to, self.link(from, to));
+                (self.closed[new], self.manners[new]) = (closed[old], manners[old]);
+            }
+        }
+    }
+
     /// After how long a message arrives: never, once or twice.
     pub fn send(&mut self, from: usize, to: usize) -> [Option<Moment>; 2] {
         let link = self.link(from, to);
@@ -236,6 +251,17 @@ mod tests {
         network.close(0, 0);
         assert_eq!(open_links(&network), 18);
         assert!(!network.is_open(0, 1) && network.is_open(1, 0) && network.is_open(0, 0));
+    }
+
+    #[test]
+    fn who_joins_hears_everybody_and_changes_nothing_between_others() {
+        let mut network = Network::new(5, 1);
+        network.close(0, 1);
+        network.close(4, 2);
+        network.join();
+        assert_eq!(open_links(&network), 18);
+        assert!(!network.is_open(0, 1) && !network.is_open(4, 2));
+        assert!((0..5).all(|other| network.is_open(5, other) && network.is_open(other, 5)));
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! point. When everything has healed it takes its hands off, and the scheduler's own rule puts in order what is
 //! left: in answer to reports, as in production, and now and then unasked.
 //!
-//! In other runs the scheduler governs from the beginning ([`governor`]), and the operator only cuts regions.
+//! In other runs the scheduler governs from the beginning ([`governor`]), and the operator only cuts regions; in some
+//! of them a store leaves and another joins ([`turnover`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,9 @@ use super::invariants::scheduler::Overseer;
 use super::trace::Moment;
 
 mod governor;
+mod turnover;
+
+use self::turnover::Turnover;
 
 /// Replicas that a region should have.
 const REPLICAS: usize = 3;
@@ -75,6 +79,8 @@ pub struct Scheduler {
     skew_ms: u64,
     /// When it is back from a loss of power.
     away_until: Moment,
+    /// The store that leaves, and the one that joins.
+    turnover: Option<Turnover>,
     pub(super) overseer: Overseer,
     /// The bug that the run has planted.
     planted: Option<Planted>,
@@ -101,6 +107,7 @@ impl Scheduler {
             oracle: Oracle::restore(0, config.tso_window_ms, began),
             skew_ms: 0,
             away_until: 0,
+            turnover: None,
             overseer: Overseer::default(),
             planted,
         };
@@ -109,22 +116,16 @@ impl Scheduler {
         let last = scheduler.decide(|cluster| cluster.allocate_ids(count));
         let ids: Vec<u64> = (last + 1 - count..=last).collect();
         let (region_id, peer_ids) = (ids[stores], &ids[stores + 1..]);
-        let store = |id: u64| metapb::Store {
-            id,
-            address: format!("store-{id}"),
-            version: "8.5.0".to_string(),
-            ..metapb::Store::default()
-        };
         let region = Region {
             id: region_id,
             region_epoch: Some(metapb::RegionEpoch { conf_ver: 1, version: 1 }),
             peers: vec![voter(peer_ids[0], ids[0])],
             ..Region::default()
         };
-        let first = (Some(store(ids[0])), Some(region.clone()));
+        let first = (Some(store_record(ids[0])), Some(region.clone()));
         scheduler.decide(|cluster| cluster.bootstrap(first.0, first.1, began));
         for id in &ids[1..stores] {
-            scheduler.decide(|cluster| cluster.put_store(Some(store(*id)), began));
+            scheduler.decide(|cluster| cluster.put_store(Some(store_record(*id)), began));
         }
         let region = Region {
             region_epoch: Some(metapb::RegionEpoch { conf_ver: replicas as u64, version: 1 }),
@@ -393,6 +394,16 @@ impl Scheduler {
 /// Time as the scheduler has it.
 fn reading(now: Moment) -> Reading {
     Reading { monotonic: Duration::from_micros(now), wall_ms: 0 }
+}
+
+/// How a store registers.
+fn store_record(id: u64) -> metapb::Store {
+    metapb::Store {
+        id,
+        address: format!("store-{id}"),
+        version: "8.5.0".to_string(),
+        ..metapb::Store::default()
+    }
 }
 
 fn has_three_voters(region: &Region) -> bool {

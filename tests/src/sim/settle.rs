@@ -103,6 +103,9 @@ impl World {
         if self.settings.governed && self.scheduler.running() > 0 {
             return Err(format!("{} operators have not ended", self.scheduler.running()));
         }
+        if let Some(leaving) = self.scheduler.still_leaves(self.now) {
+            return Err(leaving);
+        }
         let led = self.led_regions();
         tile(led.iter().map(|region| &**region))?;
         let mut expected: BTreeMap<usize, usize> = BTreeMap::new();

@@ -104,6 +104,7 @@ invariants! {
     ONE_OPERATOR = "a region has one operator at a time";
     VOTERS_STAY = "the scheduler takes no vote that is needed";
     VOTES_HAVE_DATA = "a replica gets a vote when it has the data";
+    EMPTY_WHEN_BURIED = "a store is buried when no vote is left on it";
     STAMPS_GROW = "timestamps grow over every restart";
     // Transactions, where there are any.
     COMMIT_AFTER_START = "a commit lies after the start of its transaction";
@@ -187,6 +188,11 @@ impl Invariants {
     /// For a cluster of so many stores that shows nothing yet.
     pub fn new(stores: usize) -> Invariants {
         Invariants { shown: vec![BTreeMap::new(); stores], ..Invariants::default() }
+    }
+
+    /// A store has joined that shows nothing yet.
+    pub fn join(&mut self) {
+        self.shown.push(BTreeMap::new());
     }
 
     /// What a store showed last.

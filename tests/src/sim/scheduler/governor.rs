@@ -8,13 +8,15 @@
 //! 3. Now and then the scheduler loses power. What it had synced is there when it is back; what it wrote about
 //!    regions may be lost. It gives timestamps by a clock that jumps.
 //! 4. In a third of the seeds replicas and leaders are shuffled as well.
-//! 5. When everything has healed it finishes what it has begun, and comes to rest.
+//! 5. In half of the seeds a store leaves and another joins ([`super::turnover`]).
+//! 6. When everything has healed it finishes what it has begun, and comes to rest.
 //!
 //! [`Overseer`](super::super::invariants::scheduler::Overseer) looks at all it hears, decides and tells.
 
 use std::sync::Arc;
 
 use skerry_raftstore::engine::Durability;
+use skerry_scheduler::Error;
 use skerry_scheduler::balance::Name;
 use skerry_scheduler::persist::Change;
 
@@ -42,6 +44,9 @@ const SLOW_REPORTS: u64 = 5;
 const CLOCK_JUMPS: u64 = 5;
 const CLOCK_JUMP_MAX: u64 = 20_000;
 
+/// Silence after which a store counts as down.
+pub(super) const STORE_DOWN: Duration = Duration::from_secs(6);
+
 /// How far timestamps are saved ahead.
 const WINDOW_MS: u64 = 3_000;
 
@@ -52,7 +57,7 @@ pub(super) fn config(is_governing: bool) -> SchedulerConfig {
     }
     SchedulerConfig {
         store_disconnected_ms: 3_000,
-        store_down_ms: 6_000,
+        store_down_ms: u64::try_from(STORE_DOWN.as_millis()).expect("seconds"),
         id_batch: 50,
         ..SchedulerConfig::default()
     }
@@ -61,6 +66,7 @@ pub(super) fn config(is_governing: bool) -> SchedulerConfig {
 impl Scheduler {
     /// Begins to govern.
     fn take_office(&mut self, seed: u64) {
+        self.turnover = Turnover::of_seed(seed);
         if seed.is_multiple_of(3) {
             for name in [Name::ShuffleLeader, Name::ShuffleRegion] {
                 self.decide(|cluster| cluster.add_balancer(name, None));
@@ -87,9 +93,14 @@ impl Scheduler {
         self.cluster.operators().expect("the cluster is bootstrapped").count()
     }
 
-    fn hear_store(&mut self, store: StoreId, now: Moment) {
-        let stats = StoreStats { store_id: store.get(), ..StoreStats::default() };
-        self.cluster.store_heartbeat(stats, reading(now)).expect("all stores have registered");
+    /// A store says that it lives, and how many replicas it has. One that was buried is not listened to.
+    fn hear_store(&mut self, store: StoreId, replicas: usize, now: Moment) {
+        let region_count = u32::try_from(replicas).expect("a few");
+        let stats = StoreStats { store_id: store.get(), region_count, ..StoreStats::default() };
+        match self.cluster.store_heartbeat(stats, reading(now)) {
+            Ok(_) | Err(Error::StoreTombstone(_)) => {}
+            Err(error) => panic!("all stores have registered: {error}"),
+        }
     }
 
     /// Loses power, and is away for a while.
@@ -207,15 +218,21 @@ impl World {
         if self.scheduler.is_away(self.now) {
             return Ok(());
         }
+        if self.is_dangerous {
+            self.turn_over();
+        }
         for number in 0..self.nodes.len() {
             if self.nodes[number].is_awake(self.now) && self.chance.percent(BEATS) {
-                self.scheduler.hear_store(self.nodes[number].id, self.now);
+                let node = &self.nodes[number];
+                let replicas = node.store.as_ref().map_or(0, |store| store.inspect().len());
+                self.scheduler.hear_store(node.id, replicas, self.now);
             }
         }
         for step in self.scheduler.tick(self.now) {
             self.trace.count("step by the scheduler, unasked");
             self.plan_step(step);
         }
+        self.look_into_graves()?;
         self.scheduler.overseer.verdict()
     }
 
