@@ -397,9 +397,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// A store has split a region into `regions`, from left to right. The one that keeps the old id keeps
-    /// its leader; the others have none until they report. A region of which something newer is known
-    /// already is passed over: the report has been overtaken.
+    /// A store has split a region into `regions`, from left to right. The one that keeps the old id keeps its leader.
+    /// That of the others is thought to be on the same store until they report, because the first candidate is:
+    /// clients that are told of nobody wait, and those that are told wrongly are sent on. A region of which something
+    /// newer is known already is passed over: the report has been overtaken.
     pub fn report_split(&mut self, regions: Vec<Region>, now: Moment) -> Result<()> {
         self.settings()?;
         for region in &regions {
@@ -411,10 +412,11 @@ impl Cluster {
         // Looked up before any is accepted: the new ones may push the old record out.
         let known = |region: &Region| self.regions.get(region.region_id()).cloned();
         let known: Vec<_> = regions.iter().map(known).collect();
+        let candidate = known.iter().flatten().find_map(|record| record.leader);
         for (region, known) in regions.into_iter().zip(known) {
             let record = match known {
                 Some(known) => known.with_region(region),
-                None => RegionRecord::silent(region),
+                None => RegionRecord::thought_to_be_led(region, candidate.map(|peer| peer.store())),
             };
             match self.accept(record, now) {
                 Ok(()) | Err(Error::StaleRegion(_)) => {}

@@ -107,6 +107,12 @@ impl RegionRecord {
         RegionRecord { region, ..RegionRecord::default() }
     }
 
+    /// A region that did not report, and whose leader is thought to be on a store.
+    pub fn thought_to_be_led(region: Region, on: Option<StoreId>) -> RegionRecord {
+        let leader = on.and_then(|store| region.peer_on_store(store)).copied();
+        RegionRecord { leader, ..RegionRecord::silent(region) }
+    }
+
     /// What a heartbeat says, on top of what an earlier one said about the same region: while a leader
     /// does not know size and keys yet it reports both as 0, and the old numbers stay. So does the
     /// term if none is told.

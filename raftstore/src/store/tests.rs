@@ -20,8 +20,8 @@ use crate::reply::{Outcome, Refusal, Replies};
 use crate::snapshot::{Activity, Registration, SnapshotId};
 use crate::time::ManualClock;
 
-mod born;
 mod abandoned;
+mod born;
 mod flow;
 mod guarded_reads;
 mod messages;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use skerry_raftstore::time::splitmix64;
 use skerry_tests::wait::{Stopwatch, let_pass_async, until_async};
 use tikv_client::{
-    CheckLevel, Config, Key, KvPair, ProtoLockInfo, RawClient, Snapshot, Transaction, TransactionClient,
-    TransactionOptions,
+    CheckLevel, Config, Key, KvPair, ProtoLockInfo, RawClient, Snapshot, Transaction,
+    TransactionClient, TransactionOptions,
 };
 use tokio::task::JoinHandle;
 
@@ -350,7 +350,8 @@ impl Teller {
 /// Whether a store has refused to lock or to commit a key, so that nothing is committed.
 fn is_refusal(error: &tikv_client::Error) -> bool {
     use tikv_client::Error;
-    let is_refusal = |error: &Error| matches!(error, Error::KeyError(_) | Error::ResolveLockError(_));
+    let is_refusal =
+        |error: &Error| matches!(error, Error::KeyError(_) | Error::ResolveLockError(_));
     match error {
         Error::MultipleKeyErrors(errors) | Error::ExtractedErrors(errors) => {
             errors.iter().all(is_refusal)
