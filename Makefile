@@ -64,6 +64,9 @@ golden: build ## Record golden files anew; review the diff like code
 bench: build ## Run the benchmarks beside their references and print a table
 	@cargo bench --locked --workspace --profile dev $(JOBS) --bench '*' -- $(ARGS)
 
+bench-smoke: build ## Run every benchmark of a hot part once, unmeasured: seconds
+	@cargo bench --locked --workspace --profile dev $(JOBS) --bench parts -- --test
+
 bench-compare: build ## Skerry beside etcd and Redis, with what an event costs: under 20 minutes on a quiet machine
 	@$(TARGET)/debug/bench-compare run $(ARGS)
 
@@ -85,9 +88,10 @@ bench-scheduler: build ## Heartbeats of 100,000 regions, and timestamps, in one 
 memory: build ## Print the resident memory of an idle playground
 	@SKERRY=$(SKERRY) benches/idle_memory.sh
 
-verify: ## What CI runs: lint, tests, and the check that RocksDB was compiled once
+verify: ## What CI runs: lint, tests, benchmarks once, and the check that RocksDB was compiled once
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory test
+	@$(MAKE) --no-print-directory bench-smoke
 	@.ci/setup --rocksdb-once
 
-.PHONY: help setup build run test labs sim chaos placement soak planted lint fmt golden bench bench-compare bench-page bench-store bench-txn bench-regions bench-scheduler memory verify
+.PHONY: help setup build run test labs sim chaos placement soak planted lint fmt golden bench bench-smoke bench-compare bench-page bench-store bench-txn bench-regions bench-scheduler memory verify
