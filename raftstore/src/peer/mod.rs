@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use raft::eraftpb::HardState;
+use raft::eraftpb::{HardState, Message};
 use raft::{RawNode, StateRole};
 use skerry_proto::metapb;
 use skerry_proto::raft_serverpb::{RaftApplyState, RaftMessage};
@@ -91,6 +91,8 @@ pub struct Peer {
     delegate: Option<Arc<ReadDelegate>>,
     /// Handed to the log writer and not yet durable, in order.
     unpersisted: VecDeque<ready::Unpersisted>,
+    /// The leader wants this replica to lead, which it may not before it is idle; and when that came, in ticks.
+    invitation: Option<(u64, Message)>,
     /// An accepted snapshot that does not lie in the data engine yet.
     installing: Option<snapshot::Installing>,
     life: Life,
@@ -193,6 +195,7 @@ impl Peer {
             lease: Lease::default(),
             delegate: None,
             unpersisted: VecDeque::new(),
+            invitation: None,
             installing: None,
             life: Life::Alive,
             role: StateRole::Follower,
@@ -318,6 +321,7 @@ impl Peer {
         self.step_held_back();
         self.serve_reads();
         self.check_size(written, effects);
+        self.step_invitation(effects);
     }
 
     /// Follows a change that was applied. A replica that ends follows splits still: the children are there.
@@ -410,6 +414,7 @@ impl Peer {
         }
         let led = self.role == StateRole::Leader;
         (self.role, self.term) = (role, term);
+        self.invitation = None;
         self.lease.end();
         self.drop_delegate();
         self.writes_lost_leadership();

@@ -133,6 +133,7 @@ impl Peer {
             // Also of a replica that ends: it waits for the installation that begins here.
             self.snapshot_persisted(done.task, effects);
         }
+        self.step_invitation(effects);
         self.continue_end(effects);
     }
 

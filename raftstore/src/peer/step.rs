@@ -171,13 +171,11 @@ impl Peer {
             // From a follower that wants to lead; only the scheduler may want that.
             return;
         }
-        if kind == MessageType::MsgTimeoutNow
-            && !(self.unpersisted.is_empty()
-                && self.handed == self.applied.applied_index
-                && self.installing.is_none())
-        {
+        if kind == MessageType::MsgTimeoutNow && !self.is_idle() {
             // It would campaign with an old configuration, lead with entries that are not durable, or ask for
-            // entries that its snapshot stands for.
+            // entries that its snapshot stands for. The leader proposes nothing until it has given up, an election
+            // timeout from now, and does not ask again: so it is not forgotten.
+            self.invitation = Some((self.ticks, message));
             return;
         }
         if kind == MessageType::MsgReadIndex {
@@ -192,6 +190,27 @@ impl Peer {
             self.release_refused_snapshot(effects);
         }
         self.note_role(effects);
+    }
+
+    /// Whether nothing is on its way to the disk, to apply or to the engine.
+    fn is_idle(&self) -> bool {
+        self.unpersisted.is_empty()
+            && self.handed == self.applied.applied_index
+            && self.installing.is_none()
+    }
+
+    /// Something was persisted or applied, for which an invitation to lead may have waited. The leader has given up by
+    /// now one that is as old as an election timeout.
+    pub(super) fn step_invitation(&mut self, effects: &mut Effects) {
+        if !self.is_touchable() || !self.is_idle() {
+            return;
+        }
+        let Some((invited_at, message)) = self.invitation.take() else { return };
+        let age_max =
+            u64::try_from(self.environment.config.election_ticks).expect("a small number");
+        if self.ticks - invited_at < age_max {
+            self.step_raft(message, effects);
+        }
     }
 
     /// A message could not be delivered.
