@@ -47,9 +47,14 @@ const PORTS: u16 = 12_000;
 
 /// Where the binary under test lies: beside the running test, in the target directory.
 pub fn binary() -> PathBuf {
+    built("skerry")
+}
+
+/// Where another program of the project lies.
+pub fn built(program: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a running test knows its own path");
     let folder = test.parent().and_then(Path::parent).expect("tests lie in the folder deps/");
-    let binary = folder.join("skerry");
+    let binary = folder.join(program);
     assert!(
         binary.exists(),
         "{} is missing: run `cargo build --workspace --all-targets` first",

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use skerry_benches::compare::{Options, Result, machine, run};
 use skerry_benches::page;
 use skerry_raftstore::time::spawn;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Measures Skerry beside its peers, and writes docs/benchmarks.md.
 #[derive(Debug, Parser)]
@@ -96,18 +97,34 @@ fn measure(arguments: Run) -> Result<()> {
     if is_usual { page::write(&root) } else { Ok(()) }
 }
 
-/// Turns true with the first interrupt. What runs then is interrupted by the terminal, too, and ends by itself.
+/// Turns true with the first signal that asks to stop. A second one ends the process at once, and what it has started
+/// with it.
 fn interrupts() -> Result<Arc<AtomicBool>> {
     let failed = |error: std::io::Error| format!("signals cannot be caught: {error}");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(failed)?;
+    // Caught from here on, not from when the thread comes to it.
+    let caught = runtime.block_on(async {
+        Ok((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?))
+    });
+    let (mut interrupt, mut terminate) = caught.map_err(failed)?;
     let flag = Arc::new(AtomicBool::new(false));
     let raised = flag.clone();
     spawn("interrupts", move || {
-        // If it cannot be heard, an interrupt ends the process at once.
-        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
-            raised.store(true, Ordering::Relaxed);
-        }
+        runtime.block_on(async {
+            for is_second in [false, true] {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                raised.store(true, Ordering::Relaxed);
+                if is_second {
+                    eprintln!("bench-compare: asked twice, ending at once");
+                    std::process::exit(1);
+                }
+                eprintln!("bench-compare: interrupted, stopping what was started");
+            }
+        });
     });
     Ok(flag)
 }

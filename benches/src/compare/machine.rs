@@ -13,7 +13,7 @@ use super::Result;
 /// How long it is watched at a time.
 const WATCHED: Duration = Duration::from_secs(3);
 /// Looks before it counts as busy: what has just been compiled may still be written to the disk.
-const LOOKS: u32 = 10;
+pub const LOOKS: u32 = 10;
 /// The part of all cores that others may use.
 const BUSY_MAX: f64 = 0.1;
 
@@ -96,15 +96,15 @@ fn day(days: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}")
 }
 
-/// Waits until others hardly use the processors. Refuses a machine on which they do not stop, and a scratch directory
-/// in memory, where a sync costs nothing.
-pub fn wait_until_quiet(scratch: &Path) -> Result<()> {
+/// Waits until others hardly use the processors, for so many looks. Refuses a machine on which they do not stop, and a
+/// scratch directory in memory, where a sync costs nothing.
+pub fn wait_until_quiet(scratch: &Path, looks: u32) -> Result<()> {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     if filesystem(&mounts, scratch) == Some("tmpfs") {
         return Err(format!("{} is in memory, not on a disk", scratch.display()));
     }
     let mut busy = 1.0;
-    for _ in 0..LOOKS {
+    for _ in 0..looks {
         let before = processors(&std::fs::read_to_string("/proc/stat").unwrap_or_default());
         let_pass(WATCHED);
         let after = processors(&std::fs::read_to_string("/proc/stat").unwrap_or_default());
