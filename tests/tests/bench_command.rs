@@ -64,6 +64,17 @@ fn at_a_rate_it_does_no_more_than_that() {
     cluster.stop().assert_clean();
 }
 
+#[test]
+fn gets_find_the_same_at_any_replica() {
+    let ended = bench(&["get", "--replica-read"])
+        .with("--regions", "3")
+        .with("--operations", "300")
+        .run_to_end();
+    ended.assert_clean();
+    let results = results(&ended);
+    assert_eq!((number(&results, "operations"), number(&results, "failed")), (300.0, 0.0));
+}
+
 /// Where the cluster that it started for itself listens.
 fn own_scheduler(process: &Process) -> String {
     let heard = process.stderr();
@@ -262,6 +273,35 @@ fn a_killed_store_is_found_to_be_replaced_in_every_region() {
     assert!(seconds > 0.5 && seconds < 60.0, "{found}");
     let rates = found["rates"].as_array().expect("a list");
     assert!(rates.len() > 10, "the second before it and what came after: {found}");
+}
+
+#[test]
+fn a_region_that_is_cut_tells_the_longest_operation_and_that_of_nearly_all_keys() {
+    let ended = scenario(&["split"]).run_to_end();
+    ended.assert_clean();
+    let found: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+    let figure = |what: &str| {
+        let figures = found["figures"].as_array().expect("a list");
+        let is_it = |it: &&Value| it["what"].as_str().is_some_and(|it| it.starts_with(what));
+        let figure = figures.iter().find(is_it).unwrap_or_else(|| panic!("no {what}: {found}"));
+        figure["value"].as_f64().expect("a number")
+    };
+    let (of_keys, most) = (
+        figure("longest operation of a key around a cut, p99"),
+        figure("longest operation around a cut, most"),
+    );
+    assert!(of_keys > 0.0 && of_keys <= most, "{found}");
+    assert_eq!(figure("failed operations"), 0.0, "{found}");
+}
+
+#[test]
+fn one_region_becomes_many() {
+    let ended = scenario(&["cut", "--regions", "8"]).run_to_end();
+    ended.assert_clean();
+    let found: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+    assert_eq!((&found["goals"], &found["regions"]), (&"P20".into(), &8.into()), "{found}");
+    assert!(found["figures"][0]["value"].as_f64() > Some(0.0), "{found}");
+    scenario(&["cut"]).run_to_end().assert_refused(&["--regions says into how many"]);
 }
 
 #[test]

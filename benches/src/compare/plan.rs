@@ -24,6 +24,8 @@ pub const LARGE: &str = "puts of 1 KiB, 500 clients";
 pub const ALONE: &str = "one client";
 /// P6, P9.
 pub const READS: &str = "reads, 64 clients";
+/// P8.
+pub const ANY_REPLICA: &str = "gets at any replica, 64 clients";
 /// P2, P12.
 pub const BATCH: &str = "puts in batches, 256 in flight";
 /// P3.
@@ -58,6 +60,7 @@ pub fn jobs() -> &'static [Job] {
         job(ALONE, "redis", &["put", "get", "--clients", "1", "--keys", "10000"]),
         job(READS, "skerry", &["get", "scan", "--separate", "--keys", "20000"]),
         job(READS, "etcd", &["get", "scan", "--keys", "20000"]),
+        job(ANY_REPLICA, "skerry", &["get", "--separate", "--keys", "20000", "--replica-read"]),
         job(BATCH, "skerry", &["put", "--separate", "--api", "batch", "--clients", "256"]),
         job(
             UNREPLICATED,
@@ -106,7 +109,7 @@ pub fn sweeps() -> [SweepPlan; 4] {
 }
 
 /// Events, once; they repeat themselves.
-pub fn scenarios() -> [Job; 12] {
+pub fn scenarios() -> [Job; 14] {
     [
         job("failover", "skerry", &["failover", "--trials", "5", "--seconds", "2"]),
         job("failover", "etcd", &["failover", "--trials", "5", "--seconds", "2"]),
@@ -117,9 +120,11 @@ pub fn scenarios() -> [Job; 12] {
         ),
         job("leader-eviction", "skerry", &["leader-eviction", "--regions", "16"]),
         job("split", "skerry", &["split"]),
+        job("cut", "skerry", &["cut", "--regions", "200"]),
         job("restart, 1000 regions", "skerry", &["restart", "--regions", "1000"]),
         job("restart, 10000 regions", "skerry", &["restart", "--regions", "10000"]),
         job("fill", "skerry", &["fill"]),
+        job("fill, unlimited", "skerry", &["fill-unlimited"]),
         job("timestamps", "skerry", &["timestamps", "--clients", "2000"]),
         job("idle", "skerry", &["idle", "--seconds", "5"]),
         job("idle, 1000 regions", "skerry", &["idle", "--seconds", "5", "--regions", "1000"]),

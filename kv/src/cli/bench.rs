@@ -122,6 +122,9 @@ struct LoadArguments {
     /// Bytes of a value
     #[arg(long, default_value_t = 100, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=4 << 20))]
     value_size: u32,
+    /// Get at every replica in turn, not at leaders alone: as linearizable, by asking the leader how far to be
+    #[arg(long)]
+    replica_read: bool,
     /// Which keys are taken; default: as the workload has it, or uniform
     #[arg(long, value_enum)]
     distribution: Option<Distribution>,
@@ -212,6 +215,7 @@ impl LoadArguments {
             connections: self.connections.into(),
             clients: self.clients.into(),
             patience: Duration::from_secs(self.patience.into()),
+            replica_read: self.replica_read,
             attempt: Duration::MAX,
         }
     }
@@ -221,8 +225,9 @@ impl LoadArguments {
         let refused = |reason: String| Err(Error::Startup(reason));
         let name = self.target.name();
         if self.target != System::Skerry {
-            if self.scheduler_addr.is_some() || self.regions.is_some() || self.separate {
-                let flags = "--scheduler-addr, --regions and --separate";
+            let is_own = self.regions.is_some() || self.separate || self.replica_read;
+            if self.scheduler_addr.is_some() || is_own {
+                let flags = "--scheduler-addr, --regions, --separate and --replica-read";
                 return refused(format!("{flags} are about Skerry, not about {name}"));
             }
             if let Some(workload) = self.workloads.iter().find(|it| it.is_transactional()) {

@@ -18,6 +18,7 @@ use skerry_proto::codec::encode_bytes;
 use skerry_proto::kvrpcpb::{
     Context, KvPair, RawBatchPutRequest, RawGetRequest, RawPutRequest, RawScanRequest,
 };
+use skerry_proto::metapb::{Peer, PeerRole};
 use skerry_proto::types::Ts;
 use skerry_proto::{errorpb, pdpb};
 use skerry_raftstore::time::{Clock, SystemClock};
@@ -41,8 +42,24 @@ const REGIONS_MAX: i32 = 1 << 20;
 #[derive(Clone, Debug)]
 struct Route {
     start: Vec<u8>,
-    leader_store: u64,
+    /// The leader's, which is asked.
+    store: u64,
+    /// All replicas that vote, the leader among them.
+    peers: Vec<Peer>,
     context: Context,
+}
+
+impl Route {
+    /// The same region, at another of its replicas, which asks the leader how far it must be before it answers.
+    fn at_replica(mut self, turn: u64) -> Route {
+        let place = turn as usize % self.peers.len().max(1);
+        if let Some(peer) = self.peers.get(place) {
+            self.store = peer.store_id;
+            self.context.peer = Some(*peer);
+            self.context.replica_read = true;
+        }
+        self
+    }
 }
 
 /// Connections to a store; requests take turns on them.
@@ -63,6 +80,9 @@ pub(in crate::cli) struct Cluster {
     api: Api,
     connections: usize,
     patience: Duration,
+    /// Reads take turns at all replicas, and not at leaders alone.
+    replica_read: bool,
+    reads: AtomicU64,
     /// Attempts that had to be repeated.
     repeated: AtomicU64,
 }
@@ -95,11 +115,18 @@ impl Cluster {
             api,
             connections,
             patience,
+            replica_read: false,
+            reads: AtomicU64::new(0),
             repeated: AtomicU64::new(0),
         };
         let regions = cluster.scheduler.regions(b"", REGIONS_MAX).await?;
         regions.into_iter().for_each(|found| cluster.note(found.region, found.leader));
         Ok(cluster)
+    }
+
+    /// Reads at any replica.
+    pub(super) fn reading_anywhere(self, replica_read: bool) -> Cluster {
+        Cluster { replica_read, ..self }
     }
 
     /// Attempts that had to be repeated so far.
@@ -158,7 +185,14 @@ impl Cluster {
                 Ok((!answer.not_found).then_some(answer.value))
             }
         };
-        self.attempt(&self.space.region_key(&key), get).await
+        let place = self.space.region_key(&key);
+        match self.replica_read {
+            false => self.attempt(&place, get).await,
+            true => {
+                let turn = self.reads.fetch_add(1, Ordering::Relaxed);
+                self.attempt_at(&place, |route| route.at_replica(turn), get).await
+            }
+        }
     }
 
     /// Writes a key.
@@ -241,10 +275,23 @@ impl Cluster {
     where
         F: Future<Output = std::result::Result<T, Miss>>,
     {
+        self.attempt_at(place, |route| route, ask).await
+    }
+
+    /// The same, at the replica that `choose` makes of the way to the leader.
+    async fn attempt_at<T, F>(
+        &self,
+        place: &[u8],
+        choose: impl Fn(Route) -> Route,
+        ask: impl Fn(Line, Option<Context>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = std::result::Result<T, Miss>>,
+    {
         let clock = SystemClock;
         let (began, mut pause) = (clock.monotonic(), FIRST_PAUSE);
         loop {
-            let reason = match self.target(place).await {
+            let reason = match self.target(place, &choose).await {
                 Ok((line, context)) => {
                     let left = self.patience.saturating_sub(clock.monotonic() - began);
                     match tokio::time::timeout(left, ask(line, Some(context))).await {
@@ -266,21 +313,26 @@ impl Cluster {
         }
     }
 
-    async fn target(&self, place: &[u8]) -> Result<(Line, Context)> {
+    async fn target(
+        &self,
+        place: &[u8],
+        choose: impl Fn(Route) -> Route,
+    ) -> Result<(Line, Context)> {
         let Some((_, route)) = self.route_of(place) else {
             return Err(Error::Startup("the region has no leader now".to_string()));
         };
-        if let Some(line) = self.line(route.leader_store) {
+        let route = choose(route);
+        if let Some(line) = self.line(route.store) {
             return Ok((line, route.context));
         }
         let stores = self.scheduler.stores().await?;
-        let store = stores.into_iter().find(|store| store.id == route.leader_store);
+        let store = stores.into_iter().find(|store| store.id == route.store);
         let address = store.map(|store| store.address).unwrap_or_default();
         let endpoint = endpoint(&address)?;
         let all = (0..self.connections).map(|_| Line::new(&endpoint, self.api)).collect();
         let lines = Lines { all, next: AtomicU64::new(0) };
-        self.lines.write().expect("no holder panics").insert(route.leader_store, lines);
-        let line = self.line(route.leader_store).expect("it was put there just now");
+        self.lines.write().expect("no holder panics").insert(route.store, lines);
+        let line = self.line(route.store).expect("it was put there just now");
         Ok((line, route.context))
     }
 
@@ -320,9 +372,11 @@ impl Cluster {
     ) {
         let (Some(region), Some(leader)) = (region, leader) else { return };
         let end = region.end_key.to_vec();
+        let votes = |peer: &&Peer| peer.role() == PeerRole::Voter;
         let route = Route {
             start: region.start_key.to_vec(),
-            leader_store: leader.store_id,
+            store: leader.store_id,
+            peers: region.peers.iter().filter(votes).copied().collect(),
             context: self.space.context(&region, leader),
         };
         self.routes.write().expect("no holder panics").insert((end.is_empty(), end), route);

@@ -10,8 +10,10 @@
 //! | `failover` | the store with the most leaders is killed | [`dead_store`] |
 //! | `leader-eviction` | a store is asked to lead nothing | [`moves`] |
 //! | `split` | the region that all write to is cut, again and again | [`moves`] |
+//! | `cut` | one region that all write to is cut into many at once | [`moves`] |
 //! | `restart` | a store is killed and started | [`restart`] |
 //! | `fill` | two empty stores join one that has data | [`fill`] |
+//! | `fill-unlimited` | the same, with nothing that slows snapshots down for the sake of others | [`fill`] |
 //! | `idle` | nothing | [`quiet`] |
 //! | `timestamps` | many clients want timestamps | [`quiet`] |
 //!
@@ -90,10 +92,14 @@ enum Name {
     LeaderEviction,
     /// The region that all write to is cut: the same
     Split,
+    /// One region is cut into as many as --regions says: how long until all of them serve
+    Cut,
     /// A store is killed and started: how long until it serves
     Restart,
     /// Two empty stores join one: how fast they get the data
     Fill,
+    /// The same, and servers do not limit how fast snapshots travel
+    FillUnlimited,
     /// Nothing happens: what it costs
     Idle,
     /// How many timestamps many clients get
@@ -143,8 +149,10 @@ impl Name {
             Name::Failover => "P16",
             Name::LeaderEviction => "P18",
             Name::Split => "P19",
+            Name::Cut => "P20",
             Name::Restart => "P23",
-            Name::Fill => "P21 P22",
+            Name::Fill => "P22",
+            Name::FillUnlimited => "P21",
             Name::Idle => "P13 P15",
             Name::Timestamps => "P27",
         }
@@ -152,8 +160,18 @@ impl Name {
 
     fn stores(self) -> u16 {
         match self {
-            Name::Restart | Name::Fill | Name::Timestamps => 1,
-            Name::Failover | Name::LeaderEviction | Name::Split | Name::Idle => 3,
+            Name::Restart | Name::Timestamps => 1,
+            Name::Fill | Name::FillUnlimited => 1,
+            Name::Failover | Name::LeaderEviction | Name::Idle => 3,
+            Name::Split | Name::Cut => 3,
+        }
+    }
+
+    /// The configuration of its servers, where none is given.
+    fn settings(self) -> &'static str {
+        match self {
+            Name::FillUnlimited => "[raftstore]\nsnapshot-bytes-per-second = \"0B\"\n",
+            _ => "",
         }
     }
 }
@@ -183,13 +201,20 @@ pub(super) async fn run(arguments: Arguments) -> Result<()> {
         let (name, target) = (arguments.name.name(), arguments.target.name());
         return Err(Error::Startup(format!("{name} is not measured on {target}")));
     }
+    if arguments.name == Name::Cut && arguments.regions < 2 {
+        let reason = "cut: --regions says into how many, 2 or more";
+        return Err(Error::Startup(reason.to_string()));
+    }
     let mut signals = StopSignals::catch()?;
     let stores = arguments.stores.unwrap_or(arguments.name.stores());
     let wanted = Wanted {
         system: arguments.target,
         stores,
         is_separate: true,
-        settings: arguments.config.as_deref().map_or_else(|| Ok(String::new()), read)?,
+        settings: match &arguments.config {
+            Some(path) => read(path)?,
+            None => arguments.name.settings().to_string(),
+        },
         scratch: arguments.scratch.clone().unwrap_or_else(std::env::temp_dir),
     };
     let servers = start(&wanted, &mut signals).await?;
@@ -211,7 +236,8 @@ async fn play(
     report: &mut Report,
 ) -> Result<()> {
     let mut target = connect(arguments, &servers).await?;
-    if arguments.regions > 1 {
+    // To be cut is what is measured there.
+    if arguments.regions > 1 && arguments.name != Name::Cut {
         let replicas = usize::from(stores.min(3));
         let (addresses, regions) = (servers.addresses(), arguments.regions);
         regions::cut(&addresses, target.own()?, regions, replicas).await?;
@@ -222,8 +248,9 @@ async fn play(
         Name::Failover => dead_store::play(&mut scene, report).await,
         Name::LeaderEviction => moves::evict(&mut scene, report).await,
         Name::Split => moves::split(&mut scene, report).await,
+        Name::Cut => moves::cut(&mut scene, report).await,
         Name::Restart => restart::play(&mut scene, report).await,
-        Name::Fill => fill::play(&mut scene, report).await,
+        Name::Fill | Name::FillUnlimited => fill::play(&mut scene, report).await,
         Name::Idle => quiet::idle(&mut scene, report).await,
         Name::Timestamps => quiet::timestamps(&mut scene, report).await,
     }
@@ -235,6 +262,7 @@ async fn connect(arguments: &Arguments, servers: &Servers) -> Result<Arc<Target>
         connections: 4,
         clients: arguments.clients.into(),
         patience: PATIENCE,
+        replica_read: false,
         attempt: ATTEMPT,
     };
     let target = Target::connect(arguments.target, &servers.addresses(), reach).await?;

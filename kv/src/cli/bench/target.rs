@@ -37,6 +37,8 @@ pub(super) struct Reach {
     /// For Redis, whose clients share none.
     pub(super) clients: usize,
     pub(super) patience: Duration,
+    /// Our own gets take turns at all replicas.
+    pub(super) replica_read: bool,
     /// How long an attempt at etcd may take ([`super::etcd`] says why).
     pub(super) attempt: Duration,
 }
@@ -55,14 +57,14 @@ impl Target {
         addresses: &[String],
         reach: Reach,
     ) -> Result<Target> {
-        let Reach { api, connections, clients, patience, attempt } = reach;
+        let Reach { api, connections, clients, patience, replica_read, attempt } = reach;
         if system != System::Skerry && api == Api::Batch {
             return Err(Error::Startup(format!("{} has no batch commands", system.name())));
         }
         Ok(match system {
             System::Skerry => {
                 let cluster = Cluster::connect(addresses, api, connections, patience).await?;
-                Target::Skerry(Box::new(cluster))
+                Target::Skerry(Box::new(cluster.reading_anywhere(replica_read)))
             }
             System::Etcd => Target::Etcd(Etcd::connect(addresses, connections, patience, attempt)?),
             System::Redis => Target::Redis(Redis::connect(&addresses[0], clients, patience)),

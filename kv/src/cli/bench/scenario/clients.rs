@@ -1,5 +1,6 @@
 //! Clients that write while something happens, and what they saw of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,6 +23,7 @@ const BUCKET: Duration = Duration::from_millis(100);
 /// One operation.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
+    key: u64,
     began: Duration,
     took: Duration,
     is_done: bool,
@@ -59,11 +61,11 @@ async fn write(target: Arc<Target>, is_over: Arc<AtomicBool>, number: usize) -> 
     let clock = SystemClock;
     let (mut dice, mut seen) = (Dice::new(number as u64), Vec::new());
     while !is_over.load(Ordering::Relaxed) {
-        let key = key_bytes(dice.number() % KEYS, 0);
+        let key = dice.number() % KEYS;
         let value = Bytes::from(value_bytes(&mut dice, VALUE_BYTES));
         let began = clock.monotonic();
-        let is_done = target.put(number, &key, value).await.is_ok();
-        seen.push(Seen { began, took: clock.monotonic() - began, is_done });
+        let is_done = target.put(number, &key_bytes(key, 0), value).await.is_ok();
+        seen.push(Seen { key, began, took: clock.monotonic() - began, is_done });
     }
     seen
 }
@@ -79,6 +81,23 @@ impl Witness {
         let inside = self.seen.iter().filter(|it| it.began < to && it.began + it.took > from);
         let longest = inside.map(|it| it.took).max().unwrap_or_default();
         longest.as_secs_f64() * 1e3
+    }
+
+    /// The longest operation of every key of which a part lies in one of some whiles; of these, in milliseconds, what
+    /// 99 of 100 keys did not exceed.
+    pub(super) fn worst_of_keys_ms(&self, whiles: &[(Duration, Duration)]) -> f64 {
+        let is_inside = |it: &&Seen| {
+            whiles.iter().any(|(from, to)| it.began < *to && it.began + it.took > *from)
+        };
+        let mut longest: BTreeMap<u64, Duration> = BTreeMap::new();
+        for seen in self.seen.iter().filter(is_inside) {
+            let longest = longest.entry(seen.key).or_default();
+            *longest = seen.took.max(*longest);
+        }
+        let mut times: Vec<Duration> = longest.into_values().collect();
+        times.sort();
+        let place = (times.len() * 99).div_ceil(100).saturating_sub(1);
+        times.get(place).map_or(0.0, |time| time.as_secs_f64() * 1e3)
     }
 
     /// Operations that failed.
@@ -135,7 +154,23 @@ mod tests {
 
     fn seen(began_ms: u64, took_ms: u64, is_done: bool) -> Seen {
         let (began, took) = (Duration::from_millis(began_ms), Duration::from_millis(took_ms));
-        Seen { began, took, is_done }
+        Seen { key: 0, began, took, is_done }
+    }
+
+    #[test]
+    fn a_key_counts_once_with_its_longest_operation_around_the_events() {
+        let ms = Duration::from_millis;
+        let of = |key, began, took| Seen { key, ..seen(began, took, true) };
+        // Ninety-nine keys wait between 1 and 99 ms for the first event; one, far more, for the second.
+        let mut all: Vec<Seen> = (1..=99).map(|key| of(key, 100, key)).collect();
+        all.extend([of(100, 900, 800), of(99, 110, 2), of(7, 300, 500)]);
+        let witness = Witness { seen: all };
+        let first = [(ms(100), ms(200))];
+        assert_eq!(witness.worst_of_keys_ms(&first), 99.0, "what came between counts for nothing");
+        let both = [first[0], (ms(1_000), ms(1_100))];
+        assert_eq!(witness.worst_of_keys_ms(&both), 99.0, "one of a hundred keys may be worse");
+        assert_eq!(witness.worst_of_keys_ms(&both[1..]), 800.0);
+        assert_eq!(witness.worst_of_keys_ms(&[]), 0.0);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use skerry_raftstore::time::{Clock, SystemClock};
 
 use super::clients::Background;
 use super::{Report, Scene};
+use crate::cli::bench::keys::{Dice, value_bytes};
 use crate::cli::bench::servers::is_whole;
 use crate::cli::bench::{Shape, load};
 use crate::error::{Error, Result};
@@ -74,10 +75,12 @@ pub(super) async fn play(scene: &mut Scene<'_>, report: &mut Report) -> Result<(
 fn disk_rate(scene: &Scene<'_>, bytes: u64) -> Result<f64> {
     let clock = SystemClock;
     let path = scene.servers.directory().join("reference");
-    let written = || -> std::io::Result<()> {
+    let mut chunk = value_bytes(&mut Dice::new(1), CHUNK);
+    let mut written = || -> std::io::Result<()> {
         let mut file = std::fs::File::create(&path)?;
-        let chunk = vec![7; CHUNK];
-        for _ in 0..bytes / CHUNK as u64 {
+        for number in 0..bytes / CHUNK as u64 {
+            // No two chunks are alike, so that nobody below us can write one for all.
+            chunk[..8].copy_from_slice(&number.to_le_bytes());
             file.write_all(&chunk)?;
         }
         file.sync_data()

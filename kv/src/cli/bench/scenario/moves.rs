@@ -1,5 +1,5 @@
-//! What clients feel when regions change under them: leaders that go away, a region that is cut. Both beside the
-//! longest operation of an equally long while in which nothing happened.
+//! What clients feel when regions change under them: leaders that go away, a region that is cut, once or into many. All
+//! beside the longest operation of an equally long while in which nothing happened.
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use super::clients::Background;
 use super::dead_store::leading_store;
 use super::{Report, Scene};
 use crate::cli::bench::keys::key_at;
+use crate::cli::bench::regions;
 use crate::cli::http::Http;
 use crate::error::{Error, Result};
 
@@ -84,14 +85,42 @@ pub(super) async fn split(scene: &mut Scene<'_>, report: &mut Report) -> Result<
         tokio::time::sleep(AFTER_CUT).await;
     }
     let witness = background.stop().await;
-    let worst = cuts.iter().map(|cut| witness.worst_ms(*cut, *cut + AFTER_CUT)).collect();
+    let around: Vec<_> = cuts.iter().map(|cut| (*cut, *cut + AFTER_CUT)).collect();
+    let worst = around.iter().map(|(from, to)| witness.worst_ms(*from, *to)).collect();
     let before = cuts[0].saturating_sub(watched);
     let looks = (watched.as_nanos() / AFTER_CUT.as_nanos()) as u32;
     let usual = (0..looks).map(|look| before + AFTER_CUT * look);
-    let usual = usual.map(|from| witness.worst_ms(from, from + AFTER_CUT)).collect();
+    let usual: Vec<_> = usual.map(|from| (from, from + AFTER_CUT)).collect();
+    let usual_of_keys = witness.worst_of_keys_ms(&usual);
+    let usual = usual.into_iter().map(|(from, to)| witness.worst_ms(from, to)).collect();
     report.rates = witness.rates(cuts[0]);
+    let of_keys = witness.worst_of_keys_ms(&around);
+    report.add("longest operation of a key around a cut, p99 of keys", of_keys, "ms");
     report.add_trials("longest operation around a cut", worst, "ms");
+    report.add("longest operation of a key before, p99 of keys", usual_of_keys, "ms");
     report.add_trials("longest operation of as long a while before", usual, "ms");
+    report.add("failed operations", witness.failed() as f64, "");
+    Ok(())
+}
+
+/// One region that all write to is cut into many at once; until each of them has its replicas and a leader.
+pub(super) async fn cut(scene: &mut Scene<'_>, report: &mut Report) -> Result<()> {
+    let (clock, watched) = (SystemClock, scene.watched());
+    let (schedulers, count) = (scene.servers.addresses(), scene.arguments.regions);
+    let replicas = scene.servers.stores().len().min(3);
+    let background = Background::start(&scene.target, scene.arguments.clients);
+    tokio::time::sleep(watched).await;
+    let began = clock.monotonic();
+    regions::cut(&schedulers, scene.target.own()?, count, replicas).await?;
+    let ended = clock.monotonic();
+    tokio::time::sleep(watched).await;
+    let witness = background.stop().await;
+    report.rates = witness.rates(began);
+    let took = (ended - began).as_secs_f64();
+    report.add(format!("until one region is {count}, which serve"), took, "s");
+    report.add("longest operation meanwhile", witness.worst_ms(began, ended), "ms");
+    let before = witness.worst_ms(began.saturating_sub(watched), began);
+    report.add("longest operation before", before, "ms");
     report.add("failed operations", witness.failed() as f64, "");
     Ok(())
 }
