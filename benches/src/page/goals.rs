@@ -1,10 +1,17 @@
-//! The goals that this project has set itself, each with its floor, and what a run found. A ratio is taken in each
-//! round and the middle one told: what slows a round down slows both sides.
+//! The goals that this project has set itself ([`list`]), each with its floor, and what a run found. A ratio is taken
+//! in each round and the middle one told: what slows a round down slows both sides.
+//!
+//! A figure under its floor is told a second time, below the table: with the processor time that its operations took
+//! in this run, if it is a rate or a time of operations, and with the sentence that stands beside its goal. Nothing
+//! is left out, so no figure is hidden.
 
+use self::list::{BACK, FILLED, GOALS};
 use super::{rounded, spread};
 use crate::compare::plan;
 use crate::compare::references::References;
 use crate::compare::results::{Counted, Measurement, Results, Sample, Scenario, Spread};
+
+mod list;
 
 /// Replicas whose logs are counted together.
 const REPLICAS: f64 = 3.0;
@@ -23,8 +30,12 @@ enum Good {
 enum Source {
     /// Rate of a job's workload, of a peer's.
     Peer(&'static str, &'static str, &'static str),
+    /// Rate of gets at any replica, of a peer's linearizable ones.
+    AnyReplica(&'static str),
     /// Median time of a job's workload, of a peer's.
     PeerTime(&'static str, &'static str, &'static str),
+    /// Time of 99 of 100 puts at half of our own peak, of a peer's at the same rate.
+    AtHalfPeak(&'static str),
     /// Rate of a job's puts, of RocksDB's synced ones.
     RocksPuts(&'static str),
     /// Rate of a job's gets, of RocksDB's.
@@ -49,7 +60,8 @@ enum Source {
     IdleReplica,
 }
 
-/// A goal: its number, what it is about, its unit, what is good, its floor, itself, and where its figure comes from.
+/// A goal: its number, what it is about, its unit, what is good, its floor, itself, where its figure comes from, and
+/// what is said if it misses its floor: what limits it, and what would be done next.
 struct Goal {
     id: &'static str,
     what: &'static str,
@@ -58,6 +70,7 @@ struct Goal {
     floor: f64,
     goal: f64,
     from: Source,
+    limit: &'static str,
 }
 
 const fn much(
@@ -66,8 +79,9 @@ const fn much(
     unit: &'static str,
     [floor, goal]: [f64; 2],
     from: Source,
+    limit: &'static str,
 ) -> Goal {
-    Goal { id, what, unit, good: Good::Much, floor, goal, from }
+    Goal { id, what, unit, good: Good::Much, floor, goal, from, limit }
 }
 
 const fn little(
@@ -76,210 +90,35 @@ const fn little(
     unit: &'static str,
     [floor, goal]: [f64; 2],
     from: Source,
+    limit: &'static str,
 ) -> Goal {
-    Goal { id, what, unit, good: Good::Little, floor, goal, from }
+    Goal { id, what, unit, good: Good::Little, floor, goal, from, limit }
 }
 
-/// What a scenario calls the longest operation of its clients.
-const STALL: &str = "longest operation, most";
-const CUT_STALL: &str = "longest operation around a cut, most";
-const FAILED: &str = "failed operations";
-/// What a failover calls its length.
-const BACK: &str = "until every region takes writes, median";
-const BACK_MOST: &str = "until every region takes writes, most";
-const FILLED: &str = "into two empty stores";
-const ROCKS: &str = "x RocksDB synced by 64 threads";
-
-/// In the order of their numbers.
-const GOALS: &[Goal] = &[
-    much(
-        "P1",
-        "puts, 256 B keys, 1 KiB values, 500 clients",
-        "x etcd",
-        [4.0, 8.0],
-        Source::Peer(plan::LARGE, "put", "etcd"),
-    ),
-    much(
-        "P2",
-        "puts in batches, 256 in flight",
-        ROCKS,
-        [0.35, 0.6],
-        Source::RocksPuts(plan::BATCH),
-    ),
-    much("P3", "puts of one replica", ROCKS, [0.8, 1.0], Source::RocksPuts(plan::UNREPLICATED)),
-    much("P3", "the same", "x Redis", [0.6, 1.0], Source::Peer(plan::UNREPLICATED, "put", "redis")),
-    little(
-        "P4",
-        "one client, p50 of a put",
-        "x etcd",
-        [1.0, 1.0],
-        Source::PeerTime(plan::ALONE, "put", "etcd"),
-    ),
-    little("P4", "the same", "x fdatasync", [5.0, 3.0], Source::Sync(plan::ALONE)),
-    much(
-        "P6",
-        "linearizable gets, 64 clients",
-        "x etcd",
-        [2.5, 4.0],
-        Source::Peer(plan::READS, "get", "etcd"),
-    ),
-    much(
-        "P7",
-        "gets in batches, 256 in flight",
-        "x RocksDB, one thread",
-        [0.25, 0.45],
-        Source::RocksGets(plan::BATCH_READS),
-    ),
-    much(
-        "P9",
-        "scans of 100 pairs",
-        "x etcd",
-        [3.0, 3.0],
-        Source::Peer(plan::READS, "scan", "etcd"),
-    ),
-    much(
-        "P9",
-        "pairs of these",
-        "x RocksDB's iterator",
-        [0.4, 0.4],
-        Source::RocksScanned(plan::READS),
-    ),
-    much(
-        "P10",
-        "transactions of two regions",
-        "x own puts",
-        [0.35, 0.5],
-        Source::OwnPuts("txn-two-regions"),
-    ),
-    much(
-        "P11",
-        "transactions of one region",
-        "x own puts",
-        [0.7, 0.85],
-        Source::OwnPuts("txn-one-region"),
-    ),
-    much(
-        "P12",
-        "puts over 64 regions",
-        "x one region",
-        [1.0, 1.0],
-        Source::OneRegion(plan::BATCH_64),
-    ),
-    much(
-        "P12",
-        "puts over 1,000 regions",
-        "x one region",
-        [0.75, 0.9],
-        Source::OneRegion(plan::BATCH_1000),
-    ),
-    much(
-        "P12",
-        "puts over 10,000 regions",
-        "x one region",
-        [0.5, 0.5],
-        Source::OneRegion(plan::BATCH_10000),
-    ),
-    little(
-        "P13",
-        "10,000 idle regions of three replicas",
-        "% of a core",
-        [2.0, 0.5],
-        Source::Event("idle", 10_000, "processor"),
-    ),
-    little("P15", "memory of an idle replica", "KiB", [20.0, 8.0], Source::IdleReplica),
-    little("P16", "a killed store, one region", "x etcd", [3.0, 1.5], Source::Failover(1)),
-    little(
-        "P16",
-        "a killed store, all of 1,000 regions",
-        "x etcd",
-        [3.0, 1.5],
-        Source::Failover(1_000),
-    ),
-    little(
-        "P16",
-        "the same, the longest",
-        "s",
-        [6.0, 6.0],
-        Source::Event("failover", 1_000, BACK_MOST),
-    ),
-    little(
-        "P18",
-        "leaders leave a store: longest operation",
-        "ms",
-        [500.0, 100.0],
-        Source::Event("leader-eviction", 16, STALL),
-    ),
-    little(
-        "P18",
-        "leaders leave a store: failed operations",
-        "",
-        [0.0, 0.0],
-        Source::Event("leader-eviction", 16, FAILED),
-    ),
-    little(
-        "P19",
-        "a split: longest operation",
-        "ms",
-        [200.0, 50.0],
-        Source::Event("split", 1, CUT_STALL),
-    ),
-    little("P19", "a split: failed operations", "", [0.0, 0.0], Source::Event("split", 1, FAILED)),
-    much(
-        "P21",
-        "snapshots into two empty stores",
-        "x writing and syncing once",
-        [0.4, 0.7],
-        Source::FillOfDisk,
-    ),
-    much(
-        "P22",
-        "two empty stores are filled",
-        "MiB/s",
-        [50.0, 100.0],
-        Source::Event("fill", 1, FILLED),
-    ),
-    little(
-        "P23",
-        "a restart with 1,000 regions",
-        "s",
-        [1.0, 0.5],
-        Source::Event("restart", 1_000, "until 1000 regions"),
-    ),
-    little(
-        "P23",
-        "a restart with 10,000 regions",
-        "s",
-        [5.0, 2.5],
-        Source::Event("restart", 10_000, "until 1000 regions"),
-    ),
-    little(
-        "P24",
-        "raft log of a replica",
-        "B a user's byte",
-        [1.25, 1.1],
-        Source::RaftLog(plan::LARGE),
-    ),
-    much(
-        "P27",
-        "timestamps",
-        "/s",
-        [200_000.0, 1_000_000.0],
-        Source::Event("timestamps", 1, "timestamps"),
-    ),
-];
-
 impl Goal {
-    fn verdict(&self, found: Option<Spread>) -> &'static str {
-        let Some(found) = found else { return "" };
-        let reaches = |bound: f64| match self.good {
+    fn reaches(&self, found: Spread, bound: f64) -> bool {
+        match self.good {
             Good::Much => found.median >= bound,
             Good::Little => found.median <= bound,
-        };
-        match (reaches(self.goal), reaches(self.floor)) {
+        }
+    }
+
+    fn verdict(&self, found: Option<Spread>) -> &'static str {
+        let Some(found) = found else { return "" };
+        match (self.reaches(found, self.goal), self.reaches(found, self.floor)) {
             (true, _) => "goal",
             (false, true) => "floor",
             (false, false) => "**below**",
         }
+    }
+
+    /// The line about a figure that misses its floor.
+    fn miss(&self, results: &Results) -> Option<String> {
+        let found = figure(results, self.from).filter(|found| !self.reaches(*found, self.floor))?;
+        let (found, floor) = (rounded(found.median), rounded(self.floor));
+        let (id, what, unit, limit) = (self.id, self.what, self.unit, self.limit);
+        let price = price(results, self.from).unwrap_or_default();
+        Some(format!("* **{id}, {what}**: {found} {unit}, floor {floor}. {price}{limit}\n"))
     }
 
     fn cells(&self, results: &Results) -> Vec<String> {
@@ -306,6 +145,52 @@ pub(super) fn table(results: &Results) -> String {
     super::table(&heading, cells)
 }
 
+/// What limits each figure that misses its floor, and the next step.
+pub(super) fn misses(results: &Results) -> String {
+    let misses: String = GOALS.iter().filter_map(|goal| goal.miss(results)).collect();
+    match misses.is_empty() {
+        true => "Every figure that was measured reaches its floor.\n".to_string(),
+        false => misses,
+    }
+}
+
+/// What an operation took of the processors in this run.
+fn price(results: &Results, from: Source) -> Option<String> {
+    let (job, workload) = match from {
+        Source::Peer(job, workload, _) | Source::PeerTime(job, workload, _) => (job, workload),
+        Source::OwnPuts(workload) => (plan::TRANSACTIONS, workload),
+        Source::RocksPuts(job) | Source::Sync(job) | Source::OneRegion(job) => (job, "put"),
+        Source::RocksGets(job) => (job, "get"),
+        Source::RocksScanned(job) => (job, "scan"),
+        _ => return None,
+    };
+    let ours = found(results, job, "skerry", workload)?;
+    let median = |of: fn(&Sample) -> f64| Some(ours.spread(|sample| Some(of(sample)))?.median);
+    let servers = median(|sample| sample.servers_cpu_us_per_operation)?;
+    let client = median(|sample| sample.client_cpu_us_per_operation)?;
+    let busy = (servers + client) * median(|sample| sample.per_second)? / 1e6;
+    Some(format!(
+        "Here an operation takes the servers {} us of processor time and the client {} us; together that keeps \
+         {} of {} cores busy. ",
+        rounded(servers),
+        rounded(client),
+        rounded(busy),
+        results.machine.cores,
+    ))
+}
+
+/// At the largest rate of the sweep that is no more than half of what our own clients reached.
+fn at_half_peak(results: &Results, peer: &str) -> Option<f64> {
+    let sweep = |name: &str, system: &str| {
+        results.sweeps.iter().find(|sweep| sweep.name == name && sweep.system == system)
+    };
+    let peak = sweep("clients", "skerry")?.points.iter().map(|(_, it)| it.per_second);
+    let half = peak.fold(0.0, f64::max) / 2.0;
+    let (rate, ours) = sweep("rate", "skerry")?.points.iter().rfind(|(rate, _)| *rate <= half)?;
+    let (_, theirs) = sweep("rate", peer)?.points.iter().find(|(same, _)| same == rate)?;
+    Some(ours.p99_ms / theirs.p99_ms)
+}
+
 /// The figure of a goal, if the run has it.
 fn figure(results: &Results, from: Source) -> Option<Spread> {
     let ours = |job, workload| found(results, job, "skerry", workload);
@@ -314,6 +199,11 @@ fn figure(results: &Results, from: Source) -> Option<Spread> {
         Source::Peer(job, workload, peer) => {
             ratio(ours(job, workload), found(results, job, peer, workload), rate)
         }
+        Source::AnyReplica(peer) => {
+            let ours = ours(plan::ANY_REPLICA, "get");
+            ratio(ours, found(results, plan::READS, peer, "get"), rate)
+        }
+        Source::AtHalfPeak(peer) => at_half_peak(results, peer).map(single),
         Source::PeerTime(job, workload, peer) => {
             let theirs = found(results, job, peer, workload);
             ratio(ours(job, workload), theirs, |sample| sample.p50_ms)
@@ -346,8 +236,8 @@ fn figure(results: &Results, from: Source) -> Option<Spread> {
             event(results, name, "skerry", regions, what).map(single)
         }
         Source::FillOfDisk => {
-            let disk = event(results, "fill", "skerry", 1, "the same bytes written")?;
-            Some(single(event(results, "fill", "skerry", 1, FILLED)? / disk))
+            let of = |what| event(results, "fill-unlimited", "skerry", 1, what);
+            Some(single(of(FILLED)? / of("the same bytes written")?))
         }
         Source::IdleReplica => {
             let memory = |regions| event(results, "idle", "skerry", regions, "memory");
@@ -412,4 +302,34 @@ fn event(results: &Results, scenario: &str, system: &str, regions: u64, what: &s
     let scenario = results.scenarios.iter().find(is_it)?;
     let figure = scenario.figures.iter().find(|figure| figure.what.starts_with(what))?;
     Some(figure.value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_goal_says_what_would_limit_it_and_the_next_step() {
+        for goal in GOALS {
+            let (limit, next) = goal.limit.split_once(" Next: ").unwrap_or_default();
+            assert!(limit.len() > 40, "{}, {}: what limits it?", goal.id, goal.what);
+            assert!(next.len() > 20, "{}, {}: what is next?", goal.id, goal.what);
+        }
+    }
+
+    #[test]
+    fn the_goals_that_were_set_are_all_there() {
+        let wanted = [
+            "P1", "P2", "P3", "P4", "P6", "P7", "P9", "P10", "P11", "P12", "P16", "P18", "P19",
+            "P21", "P22", "P23", "P24", "P27",
+        ];
+        for id in wanted {
+            assert!(GOALS.iter().any(|goal| goal.id == id), "{id} is not in the table");
+        }
+        let is_apart = |goal: &Goal| match goal.good {
+            Good::Much => goal.goal >= goal.floor,
+            Good::Little => goal.goal <= goal.floor,
+        };
+        assert!(GOALS.iter().all(is_apart), "no floor is harder than its goal");
+    }
 }

@@ -44,7 +44,8 @@ pub fn write(root: &Path) -> Result<()> {
 
 /// What a terminal is told of a run.
 pub fn told(results: &Results) -> String {
-    [run(results), goals::table(results), figures(results), events(results)].join("\n")
+    let goals = [goals::table(results), goals::misses(results)];
+    [run(results), goals.join("\n"), figures(results), events(results)].join("\n")
 }
 
 type Sections = Vec<(&'static str, String)>;
@@ -56,6 +57,7 @@ fn sections(results: Option<&Results>, pictures: &[Picture]) -> Sections {
     vec![
         ("run", made(run)),
         ("goals", made(goals::table)),
+        ("misses", made(goals::misses)),
         ("figures", made(figures)),
         ("events", made(events)),
         ("references", made(references)),
@@ -230,6 +232,7 @@ mod tests {
     use super::*;
     use crate::compare::machine::Machine;
     use crate::compare::plan;
+    use crate::compare::results::{Scenario, Sweep};
 
     /// Results of a run that never was: ours is four times as fast as etcd.
     fn invented() -> Results {
@@ -286,5 +289,79 @@ mod tests {
         assert!(line.ends_with("| floor |"), "{line}");
         let line = text.lines().find(|line| line.starts_with("| P6 |")).expect("it is there");
         assert!(line.contains("not measured"), "{line}");
+    }
+
+    #[test]
+    fn a_figure_under_its_floor_is_told_again_with_what_limits_it() {
+        let reached = goals::misses(&invented());
+        assert_eq!(reached, "Every figure that was measured reaches its floor.\n");
+        let mut results = invented();
+        let ours = &mut results.measurements[0].samples[0].sample;
+        (ours.per_second, ours.servers_cpu_us_per_operation) = (2_000.0, 60.0);
+        ours.client_cpu_us_per_operation = 40.0;
+        results.machine.cores = 2;
+        let missed = goals::misses(&results);
+        assert_eq!(missed.lines().count(), 1, "{missed}");
+        assert!(missed.starts_with("* **P1, puts, 256 B keys"), "{missed}");
+        assert!(missed.contains("2.00 x etcd, floor 4.00."), "{missed}");
+        assert!(missed.contains("servers 60.0 us"), "{missed}");
+        assert!(missed.contains("0.200 of 2 cores"), "{missed}");
+        assert!(missed.contains("Next: "), "{missed}");
+    }
+
+    #[test]
+    fn half_of_the_peak_is_a_rate_at_which_both_were_measured() {
+        let mut results = Results::default();
+        let sample = |per_second, p99_ms| Sample { per_second, p99_ms, ..Sample::default() };
+        let mut sweep = |name: &str, system: &str, points: &[(f64, f64, f64)]| {
+            let points = points.iter().map(|(x, rate, p99)| (*x, sample(*rate, *p99))).collect();
+            results.sweeps.push(Sweep { name: name.into(), system: system.into(), points });
+        };
+        sweep(
+            "clients",
+            "skerry",
+            &[(1.0, 900.0, 1.0), (64.0, 9_000.0, 5.0), (256.0, 8_000.0, 9.0)],
+        );
+        for (system, times) in [("skerry", [1.0, 2.0, 9.0]), ("etcd", [2.0, 8.0, 50.0])] {
+            let rates = [2_000.0, 4_000.0, 8_000.0];
+            let points: Vec<_> = rates.into_iter().zip(times).map(|(x, it)| (x, x, it)).collect();
+            sweep("rate", system, &points);
+        }
+        // The peak is 9,000; at 4,000 a second ours takes a quarter of the time.
+        let text = goals::table(&results);
+        let line = text.lines().find(|line| line.starts_with("| P5 |")).expect("it is there");
+        assert!(line.ends_with("| 0.250 | goal |"), "{line}");
+    }
+
+    #[test]
+    fn all_three_pictures_are_drawn_and_stand_on_the_page() {
+        let mut results = invented();
+        let points = vec![(1.0, Sample::default()), (2.0, Sample::default())];
+        for name in ["clients", "rate"] {
+            let (name, system) = (name.to_string(), "skerry".to_string());
+            results.sweeps.push(Sweep { name, system, points: points.clone() });
+        }
+        results.scenarios.push(Scenario {
+            scenario: "failover".into(),
+            goals: "P16".into(),
+            target: "skerry".into(),
+            regions: 1,
+            stores: 3,
+            figures: Vec::new(),
+            rates: vec![(-1.0, 100.0), (0.0, 0.0), (1.0, 100.0)],
+        });
+        let pictures = pictures::all(&results).expect("they can be drawn");
+        let names: Vec<&str> = pictures.iter().map(|picture| picture.name).collect();
+        assert_eq!(names, ["throughput", "latency", "failover"]);
+        let sections = sections(Some(&results), &pictures);
+        let page: String = sections.iter().map(|(name, _)| mark(name)).collect();
+        let page = filled(&page, &sections).expect("it has all sections");
+        for name in names {
+            assert!(page.contains(&format!("](results/{name}.svg)")), "{page}");
+        }
+    }
+
+    fn mark(name: &str) -> String {
+        format!("<!-- made: {name} -->\n<!-- end -->\n")
     }
 }
