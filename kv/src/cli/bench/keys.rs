@@ -99,7 +99,10 @@ impl Chooser {
     pub(super) fn choose(&self, dice: &mut Dice, keys: u64) -> u64 {
         match (self.distribution, &self.zipfian) {
             (Distribution::Latest, Some(zipfian)) => keys - 1 - zipfian.rank(dice).min(keys - 1),
-            (Distribution::Zipfian, Some(zipfian)) => splitmix64(zipfian.rank(dice)) % keys,
+            // Among those of the beginning: if new keys counted, each would give all ranks other keys.
+            (Distribution::Zipfian, Some(zipfian)) => {
+                splitmix64(zipfian.rank(dice)) % zipfian.count
+            }
             _ => dice.number() % keys,
         }
     }

@@ -160,6 +160,8 @@ mod tests {
             (Workload::Put, Operation::Put, 1.0),
             (Workload::Mixed, Operation::Get, 0.8),
             (Workload::YcsbA, Operation::Put, 0.5),
+            (Workload::YcsbB, Operation::Put, 0.05),
+            (Workload::YcsbC, Operation::Get, 1.0),
             (Workload::YcsbD, Operation::Insert, 0.05),
             (Workload::YcsbE, Operation::Scan, 0.95),
             (Workload::YcsbF, Operation::ReadModifyWrite, 0.5),
@@ -167,6 +169,29 @@ mod tests {
             let seen = share(workload, operation);
             assert!((seen - part).abs() < 0.02, "{workload:?}: {seen}");
         }
+    }
+
+    /// How many of 10,000 operations take the one key of a thousand that is taken most, and which key that is.
+    fn favourite(workload: Workload, asked: Option<Distribution>) -> (usize, u64) {
+        let (plan, mut dice) = (Plan::new(workload, 1_000, 50, asked), Dice::new(3));
+        let mut counts = std::collections::BTreeMap::<u64, usize>::new();
+        (0..10_000).for_each(|_| *counts.entry(plan.next(&mut dice).1).or_default() += 1);
+        let most = counts.into_iter().max_by_key(|(_, count)| *count).expect("there are keys");
+        (most.1, most.0)
+    }
+
+    #[test]
+    fn a_workload_takes_the_keys_that_belong_to_it_or_those_that_were_asked_for() {
+        for workload in [Workload::Put, Workload::Get, Workload::Scan, Workload::Mixed] {
+            assert!(favourite(workload, None).0 < 50, "{workload:?} is uniform");
+            assert!(favourite(workload, Some(Distribution::Zipfian)).0 > 1_000, "{workload:?}");
+        }
+        for workload in [Workload::YcsbA, Workload::YcsbB, Workload::YcsbC, Workload::YcsbE] {
+            assert!(favourite(workload, None).0 > 1_000, "{workload:?} has favourites");
+            assert!(favourite(workload, Some(Distribution::Uniform)).0 < 50, "{workload:?}");
+        }
+        let newest = favourite(Workload::Get, Some(Distribution::Latest));
+        assert_eq!(newest.1, 999, "the newest is read most");
     }
 
     #[test]
