@@ -65,6 +65,62 @@ fn at_a_rate_it_does_no_more_than_that() {
 }
 
 #[test]
+fn money_moves_between_accounts_of_several_regions_and_none_is_lost() {
+    let ended = bench(&["bank"])
+        .with("--regions", "3")
+        .with("--accounts", "12")
+        .with("--operations", "600")
+        .run_to_end();
+    ended.assert_clean();
+    let results = results(&ended);
+    assert_eq!((number(&results, "operations"), number(&results, "failed")), (600.0, 0.0));
+    let bank = &results["results"][0]["bank"];
+    assert_eq!((&bank["total"], &bank["broken"]), (&12_000.into(), &Value::Null), "{results}");
+    assert!(bank["sums"].as_u64() > Some(1), "summed while money moved, and at the end: {results}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bank_from_which_somebody_steals_is_found_out() {
+    let ground = Ground::new();
+    let cluster = ground.replicated_playground().start();
+    let scheduler = cluster.addresses().scheduler.to_string();
+    let process = bench(&["bank"])
+        .with("--scheduler-addr", scheduler.clone())
+        .with("--accounts", "12")
+        .with("--seconds", "600")
+        .start_until("ops/s");
+    let client = tikv_client::TransactionClient::new(vec![scheduler]).await.expect("a client");
+    // The first account, with far more than all of them had. The clients may be in the way.
+    let account = format!("bench{:016x}", (0.5 / 12.0 * u64::MAX as f64) as u64);
+    wait::until_async("the account is robbed", async || {
+        let mut txn = client.begin_pessimistic().await.expect("a transaction");
+        let locked = txn.get_for_update(account.clone()).await;
+        if locked.is_err() || txn.put(account.clone(), "50000").await.is_err() {
+            txn.rollback().await.expect("it is given up");
+            return None;
+        }
+        txn.commit().await.ok()
+    })
+    .await;
+    let ended = tokio::task::spawn_blocking(move || process.end()).await.expect("it ends");
+    ended.assert_failed(&["bank: the 12 accounts hold", "and not 12000"]);
+    assert!(results(&ended)["results"][0]["bank"]["broken"].is_string(), "{ended:#?}");
+    cluster.stop().assert_clean();
+}
+
+#[test]
+fn what_is_no_bank_is_refused() {
+    for few in ["0", "1"] {
+        let ended = bench(&["bank"]).with("--accounts", few).run_to_end();
+        ended.assert_refused(&["between two accounts", &format!("--accounts {few} are too few")]);
+    }
+    let ended = bench(&["bank", "--no-load"]).run_to_end();
+    ended.assert_refused(&["there is no account", "--no-load"]);
+    let ended = bench(&["bank"]).with("--target", "etcd").run_to_end();
+    ended.assert_refused(&["bank is not measured on etcd"]);
+}
+
+#[test]
 fn gets_find_the_same_at_any_replica() {
     let ended = bench(&["get", "--replica-read"])
         .with("--regions", "3")

@@ -2,7 +2,7 @@
 //!
 //! 1. Without `--scheduler-addr` servers are started for the run and stopped afterwards: a playground, separate
 //!    processes with `--separate`, or with `--target` those of a peer ([`servers`]).
-//! 2. Keys are loaded, if a workload reads.
+//! 2. Keys are loaded, if a workload reads; accounts are opened, if money is to move ([`bank`]).
 //! 3. Each workload runs for its time with closed-loop clients, or at a given rate ([`run`]). At a given rate an
 //!    operation's time counts from the moment it was due, not from when its client got round to it: otherwise a stall
 //!    would hide all operations that waited behind it.
@@ -27,6 +27,7 @@ use serde_json::json;
 use skerry_raftstore::time::{Clock, SystemClock};
 use tokio::task::JoinSet;
 
+use self::bank::{Bank, Verdict};
 use self::keys::{Dice, Distribution, key_at, key_bytes, value_bytes};
 use self::line::Api;
 use self::record::Outcome;
@@ -38,6 +39,7 @@ use super::text::table;
 use super::{StopSignals, say};
 use crate::error::{Error, Result};
 
+mod bank;
 mod batch;
 pub(super) mod cluster;
 mod etcd;
@@ -131,6 +133,9 @@ struct LoadArguments {
     /// Reads of a hundred operations of `mixed`
     #[arg(long, default_value_t = 50, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     reads: u8,
+    /// Accounts of `bank`
+    #[arg(long, default_value_t = 100, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(..=10_000))]
+    accounts: u64,
     /// Pairs of a scan
     #[arg(long, default_value_t = 100, value_name = "COUNT")]
     scan_length: u32,
@@ -237,6 +242,9 @@ impl LoadArguments {
         if self.target == System::Redis && self.workloads.iter().any(|it| it.scans()) {
             return refused("redis keeps keys in no order: there is nothing to scan".to_string());
         }
+        if self.workloads.contains(&Workload::Bank) {
+            Bank::check(self.accounts)?;
+        }
         if self.scheduler_addr.is_none() {
             fits(&self.wanted()?, &self.shape(), &self.workloads)?;
         }
@@ -288,6 +296,7 @@ async fn run_load(arguments: &LoadArguments) -> Result<()> {
     let (outcomes, is_whole) = measure(arguments, servers.as_ref(), signals).await?;
     drop(servers);
     tell(arguments, &outcomes, is_whole);
+    outcomes.iter().filter_map(|outcome| outcome.bank.as_ref()).try_for_each(Verdict::check)?;
     let is_dead = |outcome: &Outcome| outcome.window.count() == 0;
     if !is_whole {
         return Err(Error::Startup("interrupted; the results are partial".to_string()));
@@ -315,6 +324,7 @@ fn tell(arguments: &LoadArguments, outcomes: &[Outcome], is_whole: bool) {
         false => say(&table(&rows)),
     }
     for outcome in outcomes {
+        outcome.bank.iter().for_each(|bank| eprintln!("{}", bank.told()));
         for (reason, count) in outcome.window.failures() {
             eprintln!("{}: {count} failed: {reason}", outcome.workload);
         }
@@ -334,11 +344,13 @@ async fn start(wanted: &Wanted, signals: &mut StopSignals) -> Result<Servers> {
     }
     tokio::select! {
         ready = servers.ready() => ready?,
-        () = signals.next() => {
-            return Err(Error::Startup("interrupted before it began".to_string()));
-        }
+        () = signals.next() => return Err(interrupted_early()),
     }
     Ok(servers)
+}
+
+fn interrupted_early() -> Error {
+    Error::Startup("interrupted before it began".to_string())
 }
 
 /// Runs all workloads. Answers also whether none was interrupted.
@@ -351,13 +363,16 @@ async fn measure(
         (Some(servers), _) => servers.addresses(),
         (None, given) => split(given.as_deref().unwrap_or_default()),
     };
+    let target = tokio::select! {
+        target = prepared(arguments, &addresses) => target?,
+        () = signals.next() => return Err(interrupted_early()),
+    };
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
     tokio::spawn(async move {
         signals.next().await;
         flag.store(true, Ordering::Relaxed);
     });
-    let target = prepared(arguments, &addresses).await?;
     let shape = arguments.shape();
     if !arguments.no_load && arguments.workloads.iter().any(|workload| workload.reads()) {
         load(&shape, &target, &interrupted).await?;
@@ -367,7 +382,14 @@ async fn measure(
         if interrupted.load(Ordering::Relaxed) {
             break;
         }
-        let run = Run::new(workload, &shape, &target, &interrupted);
+        let bank = match workload {
+            Workload::Bank => {
+                let (accounts, is_new) = (arguments.accounts, !arguments.no_load);
+                Some(Bank::open(target.own()?, accounts, is_new).await?)
+            }
+            _ => None,
+        };
+        let run = Run::new(workload, &shape, &target, bank, &interrupted);
         outcomes.push(run.measure(servers).await);
     }
     Ok((outcomes, !interrupted.load(Ordering::Relaxed)))

@@ -134,6 +134,11 @@ impl Cluster {
         self.repeated.load(Ordering::Relaxed)
     }
 
+    /// How long an operation may be repeated.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// Counts an operation that had to begin anew.
     pub(super) fn begin_anew(&self) {
         self.repeated.fetch_add(1, Ordering::Relaxed);

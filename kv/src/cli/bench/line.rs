@@ -2,9 +2,10 @@
 
 use clap::ValueEnum;
 use skerry_proto::kvrpcpb::{
-    BatchRollbackRequest, CommitRequest, CommitResponse, PrewriteRequest, PrewriteResponse,
-    RawBatchPutRequest, RawBatchPutResponse, RawGetRequest, RawGetResponse, RawPutRequest,
-    RawPutResponse, RawScanRequest, RawScanResponse,
+    BatchRollbackRequest, CheckTxnStatusRequest, CheckTxnStatusResponse, CommitRequest,
+    CommitResponse, GetRequest, GetResponse, PrewriteRequest, PrewriteResponse, RawBatchPutRequest,
+    RawBatchPutResponse, RawGetRequest, RawGetResponse, RawPutRequest, RawPutResponse,
+    RawScanRequest, RawScanResponse, ResolveLockRequest, ResolveLockResponse,
 };
 use skerry_proto::tikvpb::batch_commands_request::request::Cmd;
 use skerry_proto::tikvpb::batch_commands_response::response;
@@ -70,6 +71,16 @@ impl Line {
         }
     }
 
+    pub(super) async fn read(&mut self, request: GetRequest) -> Answer<GetResponse> {
+        match &self.batch {
+            None => Ok(self.calls.kv_get(request).await?.into_inner()),
+            Some(batch) => match batch.ask(Cmd::Get(request.into())).await? {
+                response::Cmd::Get(answer) => Ok(answer),
+                _ => Err(strange()),
+            },
+        }
+    }
+
     pub(super) async fn prewrite(&mut self, request: PrewriteRequest) -> Answer<PrewriteResponse> {
         match &self.batch {
             None => Ok(self.calls.kv_prewrite(request).await?.into_inner()),
@@ -101,6 +112,22 @@ impl Line {
     /// Not measured either.
     pub(super) async fn rollback(&mut self, request: BatchRollbackRequest) -> Answer<()> {
         self.calls.kv_batch_rollback(request).await.map(drop)
+    }
+
+    /// What became of a transaction. Rare, so always a call.
+    pub(super) async fn status(
+        &mut self,
+        request: CheckTxnStatusRequest,
+    ) -> Answer<CheckTxnStatusResponse> {
+        Ok(self.calls.kv_check_txn_status(request).await?.into_inner())
+    }
+
+    /// Ends a lock as its transaction ended. Rare, too.
+    pub(super) async fn resolve(
+        &mut self,
+        request: ResolveLockRequest,
+    ) -> Answer<ResolveLockResponse> {
+        Ok(self.calls.kv_resolve_lock(request).await?.into_inner())
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
+use super::bank::Verdict;
 use super::vitals::Vitals;
 
 /// Longer operations count as this long.
@@ -103,6 +104,8 @@ pub(super) struct Outcome {
     pub(super) raft_log_bytes: Option<u64>,
     /// Bytes of keys and values that one operation writes.
     pub(super) user_bytes: u64,
+    /// What a bank says about its accounts.
+    pub(super) bank: Option<Verdict>,
 }
 
 impl Outcome {
@@ -185,6 +188,7 @@ impl Outcome {
             "servers": self.servers.map(|taken| taken.json()),
             "disk_bytes_per_user_byte": self.of_user_bytes(self.servers.map(|taken| taken.written)),
             "raft_log_bytes_per_user_byte": self.of_user_bytes(self.raft_log_bytes),
+            "bank": self.bank.as_ref().map(Verdict::json),
         })
     }
 }

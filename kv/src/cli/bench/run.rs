@@ -9,6 +9,7 @@ use bytes::Bytes;
 use skerry_raftstore::time::{Clock, SystemClock};
 use tokio::task::JoinSet;
 
+use super::bank::Bank;
 use super::keys::{Dice, key_bytes, value_bytes};
 use super::record::{self, Outcome, Slot, Window};
 use super::servers::Servers;
@@ -21,6 +22,8 @@ use crate::metrics::cpu_seconds;
 
 /// How long a client rests whose operation has failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(10);
+/// How long operations may go on after an interrupt.
+const GRACE: Duration = Duration::from_secs(1);
 /// Keys that are looked at to find one in another region.
 const LOOKS_FOR_ANOTHER_REGION: u32 = 200;
 
@@ -29,6 +32,8 @@ pub(super) struct Run {
     workload: Workload,
     target: Arc<Target>,
     interrupted: Arc<AtomicBool>,
+    /// For a workload that moves money.
+    bank: Option<Bank>,
     plan: Plan,
     slots: Vec<Slot>,
     shape: Shape,
@@ -45,6 +50,7 @@ impl Run {
         workload: Workload,
         shape: &Shape,
         target: &Arc<Target>,
+        bank: Option<Bank>,
         interrupted: &Arc<AtomicBool>,
     ) -> Arc<Run> {
         let pace = |rate: u64| Duration::from_secs_f64(shape.clients as f64 / rate as f64);
@@ -52,6 +58,7 @@ impl Run {
             workload,
             target: target.clone(),
             interrupted: interrupted.clone(),
+            bank,
             plan: Plan::new(workload, shape.keys, shape.reads, shape.distribution),
             slots: (0..shape.clients).map(|_| Slot::new(Window::new())).collect(),
             shape: shape.clone(),
@@ -85,7 +92,7 @@ impl Run {
             tokio::select! {
                 _ = seconds.tick() => {
                     self.tell(&mut all, clock.monotonic() - began);
-                    if self.interrupted.load(Ordering::Relaxed) {
+                    if self.is_to_end() {
                         break;
                     }
                 }
@@ -93,12 +100,14 @@ impl Run {
                 () = tokio::time::sleep(self.shape.time.saturating_sub(clock.monotonic() - began)) => break,
             }
         }
-        self.is_over.store(true, Ordering::Relaxed);
-        while clients.join_next().await.is_some() {}
+        self.end(clients).await;
         let took = clock.monotonic() - began;
         all.add(&record::take(&self.slots));
         let after = taken();
         let log_after = raft_log_bytes(&statuses).await;
+        if let (Some(bank), Ok(cluster)) = (&self.bank, self.target.own()) {
+            bank.close(cluster).await;
+        }
         Outcome {
             workload: self.workload.name(),
             clients: self.slots.len(),
@@ -111,6 +120,24 @@ impl Run {
             raft_log_bytes: log_after.zip(log_before).map(|(after, before)| after - before),
             user_bytes: self.workload.writes()
                 * (self.shape.key_size + self.shape.value_size) as u64,
+            bank: self.bank.as_ref().map(Bank::verdict),
+        }
+    }
+
+    /// Whether it must not go on, whatever time is left.
+    fn is_to_end(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed) || self.bank.as_ref().is_some_and(Bank::is_broken)
+    }
+
+    /// Lets clients finish what they are at. Whoever has interrupted the run does not wait for a cluster that does not
+    /// answer.
+    async fn end(&self, mut clients: JoinSet<()>) {
+        self.is_over.store(true, Ordering::Relaxed);
+        let drained = async { while clients.join_next().await.is_some() {} };
+        match self.interrupted.load(Ordering::Relaxed) {
+            false => drained.await,
+            // Those that are left end with the set.
+            true => drop(tokio::time::timeout(GRACE, drained).await),
         }
     }
 
@@ -192,7 +219,13 @@ impl Run {
                 let pairs = self.pairs(&key, other, dice);
                 self.target.own()?.write_in_two_phases(&pairs).await
             }
+            Operation::Transfer => self.open_bank()?.transfer(self.target.own()?, dice).await,
+            Operation::Look => self.open_bank()?.look(self.target.own()?).await,
         }
+    }
+
+    fn open_bank(&self) -> Result<&Bank> {
+        self.bank.as_ref().ok_or_else(|| Error::Startup("no account was opened".to_string()))
     }
 
     fn value(&self, dice: &mut Dice) -> Bytes {

@@ -33,6 +33,8 @@ pub(super) enum Workload {
     TxnOneRegion,
     /// Transactions that write two keys of two regions, in two phases
     TxnTwoRegions,
+    /// Transactions that move money between accounts; 1% sum all of them, and the sum must stay
+    Bank,
 }
 
 /// What is done to a key.
@@ -47,6 +49,10 @@ pub(super) enum Operation {
     WriteTogether,
     /// A transaction with a key of another region, too.
     WriteApart,
+    /// Money moves between two accounts.
+    Transfer,
+    /// All accounts are summed.
+    Look,
 }
 
 /// Parts of a hundred, and what is done in each.
@@ -63,7 +69,7 @@ impl Workload {
     }
 
     pub(super) fn is_transactional(self) -> bool {
-        matches!(self, Workload::TxnOneRegion | Workload::TxnTwoRegions)
+        matches!(self, Workload::TxnOneRegion | Workload::TxnTwoRegions | Workload::Bank)
     }
 
     /// Whether keys must be in an order.
@@ -81,7 +87,8 @@ impl Workload {
     }
 
     fn mix(self, reads: u64) -> Mix {
-        use Operation::{Get, Insert, Put, ReadModifyWrite, Scan, WriteApart, WriteTogether};
+        use Operation::{Get, Insert, Look, Put, ReadModifyWrite, Scan, Transfer};
+        use Operation::{WriteApart, WriteTogether};
         match self {
             Workload::Put => [(100, Put), (0, Put)],
             Workload::Get | Workload::YcsbC => [(100, Get), (0, Get)],
@@ -94,16 +101,17 @@ impl Workload {
             Workload::YcsbF => [(50, Get), (50, ReadModifyWrite)],
             Workload::TxnOneRegion => [(100, WriteTogether), (0, WriteTogether)],
             Workload::TxnTwoRegions => [(100, WriteApart), (0, WriteApart)],
+            Workload::Bank => [(99, Transfer), (1, Look)],
         }
     }
 
     /// The distribution that belongs to it; nothing if any would do.
     fn distribution(self) -> Option<Distribution> {
         match self {
-            Workload::Put | Workload::Get | Workload::Scan | Workload::Mixed => None,
-            Workload::TxnOneRegion | Workload::TxnTwoRegions => None,
             Workload::YcsbD => Some(Distribution::Latest),
-            _ => Some(Distribution::Zipfian),
+            Workload::YcsbA | Workload::YcsbB | Workload::YcsbC => Some(Distribution::Zipfian),
+            Workload::YcsbE | Workload::YcsbF => Some(Distribution::Zipfian),
+            _ => None,
         }
     }
 }
@@ -165,6 +173,7 @@ mod tests {
             (Workload::YcsbD, Operation::Insert, 0.05),
             (Workload::YcsbE, Operation::Scan, 0.95),
             (Workload::YcsbF, Operation::ReadModifyWrite, 0.5),
+            (Workload::Bank, Operation::Look, 0.01),
         ] {
             let seen = share(workload, operation);
             assert!((seen - part).abs() < 0.02, "{workload:?}: {seen}");
