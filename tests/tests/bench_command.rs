@@ -2,7 +2,9 @@
 
 use std::net::TcpStream;
 use std::process::Command;
+use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use skerry_tests::process::{Ended, Ground, Launch, Process};
 use skerry_tests::wait;
@@ -23,7 +25,8 @@ fn every_workload_runs_against_a_cluster_and_its_figures_add_up() {
     let ground = Ground::new();
     let cluster = ground.replicated_playground().start();
     let scheduler = cluster.addresses().scheduler.to_string();
-    let workloads = ["put", "get", "scan", "mixed", "ycsb-a", "ycsb-d", "ycsb-e", "ycsb-f"];
+    let workloads =
+        ["put", "get", "scan", "mixed", "ycsb-a", "ycsb-b", "ycsb-c", "ycsb-d", "ycsb-e", "ycsb-f"];
     let ended = bench(&workloads)
         .with("--scheduler-addr", scheduler)
         .with("--operations", "200")
@@ -62,6 +65,48 @@ fn at_a_rate_it_does_no_more_than_that() {
     let operations = results(&ended)["results"][0]["operations"].as_u64().expect("a number");
     assert!((1..=110).contains(&operations), "{operations} in two seconds at 50 a second");
     cluster.stop().assert_clean();
+}
+
+#[test]
+fn a_stall_is_felt_by_all_operations_that_were_due_meanwhile() {
+    let ground = Ground::new();
+    let cluster = ground.replicated_playground().start();
+    let process = bench(&["put"])
+        .with("--scheduler-addr", cluster.addresses().scheduler.to_string())
+        .with("--clients", "4")
+        .with("--rate", "200")
+        .with("--seconds", "4")
+        .start_until("ops/s");
+    cluster.signal(Signal::STOP);
+    wait::let_pass(Duration::from_millis(1_500));
+    cluster.signal(Signal::CONT);
+    let ended = process.end();
+    ended.assert_clean();
+    let results = results(&ended);
+    // Three hundred of eight hundred came too late. Counted from when its client got round to it, four would have.
+    assert!(number(&results, "operations") > 600.0, "{results}");
+    assert!(number(&results, "p99_ms") > 700.0, "{results}");
+    cluster.stop().assert_clean();
+}
+
+#[test]
+fn without_json_a_table_is_told_and_a_line_every_second_before() {
+    let launch = Launch::of("bench").argument("put").argument("get").with("--keys", "500");
+    let ended = launch.with("--seconds", "2").run_to_end();
+    ended.assert_clean();
+    for workload in ["put", "get"] {
+        let is_line = |line: &&str| line.contains(workload) && line.contains("ops/s");
+        let lines: Vec<&str> = ended.stderr.lines().filter(is_line).collect();
+        assert!(!lines.is_empty(), "{ended:#?}");
+        for word in ["p50", "p99", "failed"] {
+            assert!(lines[0].contains(word), "{lines:?}");
+        }
+        let row = ended.stdout.lines().find(|line| line.starts_with(workload));
+        assert!(row.is_some_and(|row| row.split_whitespace().count() == 15), "{ended:#?}");
+    }
+    for heading in ["ops/s", "p50 ms", "p99 ms", "p99.9 ms", "failed"] {
+        assert!(ended.stdout.contains(heading), "{ended:#?}");
+    }
 }
 
 #[test]
@@ -160,8 +205,10 @@ fn an_interrupt_before_it_measures_stops_the_cluster_that_was_being_started() {
 
 #[test]
 fn a_cluster_that_is_not_there_is_named() {
-    let ended = bench(&["put"]).with("--scheduler-addr", "127.0.0.1:1").run_to_end();
-    ended.assert_refused(&["127.0.0.1:1"]);
+    for wrong in ["127.0.0.1:1", "nowhere at all"] {
+        let ended = bench(&["put"]).with("--scheduler-addr", wrong).run_to_end();
+        ended.assert_refused(&[wrong]);
+    }
 }
 
 /// The first result, as a number.
