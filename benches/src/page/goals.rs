@@ -112,13 +112,13 @@ impl Goal {
         }
     }
 
-    /// The line about a figure that misses its floor.
+    /// The line about a figure that misses its floor, without its sentence.
     fn miss(&self, results: &Results) -> Option<String> {
         let found = figure(results, self.from).filter(|found| !self.reaches(*found, self.floor))?;
         let (found, floor) = (rounded(found.median), rounded(self.floor));
-        let (id, what, unit, limit) = (self.id, self.what, self.unit, self.limit);
+        let (id, what, unit) = (self.id, self.what, self.unit);
         let price = price(results, self.from).unwrap_or_default();
-        Some(format!("* **{id}, {what}**: {found} {unit}, floor {floor}. {price}{limit}\n"))
+        Some(format!("* **{id}, {what}**: {found} {unit}, floor {floor}. {price}"))
     }
 
     fn cells(&self, results: &Results) -> Vec<String> {
@@ -147,7 +147,13 @@ pub(super) fn table(results: &Results) -> String {
 
 /// What limits each figure that misses its floor, and the next step.
 pub(super) fn misses(results: &Results) -> String {
-    let misses: String = GOALS.iter().filter_map(|goal| goal.miss(results)).collect();
+    let (mut misses, mut told) = (String::new(), "");
+    for goal in GOALS {
+        let Some(miss) = goal.miss(results) else { continue };
+        let limit = if goal.limit == told { "As above." } else { goal.limit };
+        misses += &format!("{miss}{limit}\n");
+        told = goal.limit;
+    }
     match misses.is_empty() {
         true => "Every figure that was measured reaches its floor.\n".to_string(),
         false => misses,

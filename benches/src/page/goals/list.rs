@@ -155,7 +155,7 @@ pub(super) const GOALS: &[Goal] = &[
     ),
     much(
         "P9",
-        "pairs of these",
+        "pairs of these scans",
         "x RocksDB's iterator",
         [0.4, 0.4],
         Source::RocksScanned(plan::READS),
