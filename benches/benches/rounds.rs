@@ -13,20 +13,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use prost::Message as _;
-use skerry_benches::value;
+use skerry_benches::{VALUE_BYTES, put_into};
 use skerry_kv::metrics::cpu_seconds;
 use skerry_proto::metapb::Region;
 use skerry_proto::raft_serverpb::RaftMessage;
-use skerry_proto::types::{RegionId, StoreId};
+use skerry_proto::types::StoreId;
 use skerry_raftstore::config::{RaftConfig, RaftEngineConfig, RocksConfig};
+use skerry_raftstore::engine::Engine;
 use skerry_raftstore::engine::log::LogEngine;
 use skerry_raftstore::engine::log::memory::MemoryLog;
 use skerry_raftstore::engine::log::raft_engine::RaftEngineLog;
 use skerry_raftstore::engine::memory::MemoryEngine;
 use skerry_raftstore::engine::rocks::RocksEngine;
-use skerry_raftstore::engine::{ColumnFamily, Engine, WriteBatch};
-use skerry_raftstore::keys::data_key;
-use skerry_raftstore::message::{Command, CommandContext, CommandKind};
 use skerry_raftstore::reply::{Outcome, Replies};
 use skerry_raftstore::store::bootstrap::bootstrap;
 use skerry_raftstore::store::{Store, StoreParts};
@@ -105,23 +103,12 @@ impl Cluster {
         self.next += 1;
         let number = splitmix64(self.next);
         let region = &self.regions[(number % self.regions.len() as u64) as usize];
-        let mut user_key = region.start_key.to_vec();
-        user_key.resize(2, 0);
-        user_key.extend_from_slice(&number.to_be_bytes());
-        let mut batch = WriteBatch::new();
-        batch.put(ColumnFamily::Raw, data_key(&user_key), value(number, 100));
         let reply = self.replies.reply(|outcome| {
             assert!(matches!(outcome, Outcome::Done(_)), "a put was not done");
         });
-        let context = CommandContext {
-            region_id: RegionId::new(region.id),
-            epoch: region.region_epoch.expect("every region has one"),
-            ..CommandContext::default()
-        };
-        let kind = CommandKind::Write { batch, reply };
         let leader =
             self.stores.get_mut(&self.leaders[&region.id]).expect("a store of the cluster");
-        leader.command(Command { context, kind });
+        leader.command(put_into(region, self.next, VALUE_BYTES, reply));
     }
 
     /// Processor time of a put in microseconds, over all rounds.

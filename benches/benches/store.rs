@@ -13,14 +13,10 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use skerry_benches::{SyncProbe, in_parallel, key, plain_rocks, synced, value};
+use skerry_benches::{SyncProbe, in_parallel, key, plain_rocks, put_into, synced, value};
 use skerry_kv::metrics::cpu_seconds;
 use skerry_proto::metapb::Region;
-use skerry_proto::types::RegionId;
 use skerry_raftstore::config::RaftConfig;
-use skerry_raftstore::engine::{ColumnFamily, WriteBatch};
-use skerry_raftstore::keys::data_key;
-use skerry_raftstore::message::{Command, CommandContext, CommandKind};
 use skerry_raftstore::reply::Outcome;
 use skerry_raftstore::time::{Clock, SystemClock, splitmix64};
 use skerry_tests::local_cluster::{Layout, LocalCluster};
@@ -112,25 +108,15 @@ impl Clients<'_> {
         self.next += 1;
         let number = splitmix64(self.next);
         let region = &self.regions[(number % self.regions.len() as u64) as usize];
-        let mut user_key = region.start_key.to_vec();
-        user_key.resize(2, 0);
-        user_key.extend_from_slice(&number.to_be_bytes());
-        let mut batch = WriteBatch::new();
-        batch.put(ColumnFamily::Raw, data_key(&user_key), value(number, self.value_bytes));
         let ended = self.ended.clone();
         let reply = self.cluster.replies().reply(move |outcome| {
             let done = matches!(outcome, Outcome::Done(_));
             // After the measurement nobody listens.
             let _ = ended.send(Ended { client, done });
         });
-        let context = CommandContext {
-            region_id: RegionId::new(region.id),
-            epoch: region.epoch(),
-            ..CommandContext::default()
-        };
         let leader = self.cluster.leader(region.id).unwrap_or(1);
-        let kind = CommandKind::Write { batch, reply };
-        self.cluster.store(leader).command(Command { context, kind });
+        let put = put_into(region, self.next, self.value_bytes, reply);
+        self.cluster.store(leader).command(put);
     }
 }
 

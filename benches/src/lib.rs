@@ -16,6 +16,12 @@ use std::path::Path;
 use std::sync::Barrier;
 use std::time::Duration;
 
+use skerry_proto::metapb::Region;
+use skerry_proto::types::RegionId;
+use skerry_raftstore::engine::{ColumnFamily, WriteBatch};
+use skerry_raftstore::keys::data_key;
+use skerry_raftstore::message::{Command, CommandContext, CommandKind, Written};
+use skerry_raftstore::reply::Reply;
 use skerry_raftstore::time::{Clock, SystemClock, splitmix64};
 
 /// Bytes of a value in every benchmark that does not say otherwise.
@@ -32,6 +38,27 @@ pub fn key(number: u64) -> Vec<u8> {
 pub fn value(number: u64, bytes: usize) -> Vec<u8> {
     let words = (0..).map(|word| splitmix64(number ^ splitmix64(word)));
     words.flat_map(u64::to_le_bytes).take(bytes).collect()
+}
+
+/// A put of pair `number` into one of the regions that `skerry_tests::local_cluster::even_regions` makes, whose
+/// boundaries have two bytes.
+pub fn put_into(
+    region: &Region,
+    number: u64,
+    value_bytes: usize,
+    reply: Reply<Written>,
+) -> Command {
+    let mut user_key = region.start_key.to_vec();
+    user_key.resize(2, 0);
+    user_key.extend_from_slice(&splitmix64(number).to_be_bytes());
+    let mut batch = WriteBatch::new();
+    batch.put(ColumnFamily::Raw, data_key(&user_key), value(number, value_bytes));
+    let context = CommandContext {
+        region_id: RegionId::new(region.id),
+        epoch: region.epoch(),
+        ..CommandContext::default()
+    };
+    Command { context, kind: CommandKind::Write { batch, reply } }
 }
 
 /// Appends a small record to a file and syncs it: the least that any acknowledged write can cost here.

@@ -12,19 +12,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
-use skerry_benches::{VALUE_BYTES, value};
+use skerry_benches::{VALUE_BYTES, put_into};
 use skerry_proto::metapb::Region;
-use skerry_proto::types::{RegionId, StoreId};
+use skerry_proto::types::StoreId;
 use skerry_raftstore::config::{RaftConfig, RocksConfig};
 use skerry_raftstore::engine::log::memory::MemoryLog;
 use skerry_raftstore::engine::rocks::RocksEngine;
-use skerry_raftstore::engine::{ColumnFamily, WriteBatch};
-use skerry_raftstore::keys::data_key;
-use skerry_raftstore::message::{Command, CommandContext, CommandKind};
 use skerry_raftstore::reply::{Outcome, Replies};
 use skerry_raftstore::store::bootstrap::bootstrap;
 use skerry_raftstore::store::{Store, StoreParts};
-use skerry_raftstore::time::{Clock, ManualClock, SystemClock, splitmix64};
+use skerry_raftstore::time::{Clock, ManualClock, SystemClock};
 use skerry_tests::local_cluster::even_regions;
 use slog::{Discard, Logger, o};
 use tempfile::TempDir;
@@ -124,20 +121,10 @@ impl ByHand {
     fn put(&mut self) {
         self.next += 1;
         let region = &self.regions[(self.next % self.regions.len() as u64) as usize];
-        let mut key = region.start_key.to_vec();
-        key.resize(2, 0);
-        key.extend_from_slice(&splitmix64(self.next).to_be_bytes());
-        let mut batch = WriteBatch::new();
-        batch.put(ColumnFamily::Raw, data_key(&key), value(self.next, VALUE_BYTES));
         let reply = self.replies.reply(|outcome| {
             assert!(matches!(outcome, Outcome::Done(_)), "a put was not done");
         });
-        let context = CommandContext {
-            region_id: RegionId::new(region.id),
-            epoch: region.region_epoch.expect("every region has one"),
-            ..CommandContext::default()
-        };
-        self.store.command(Command { context, kind: CommandKind::Write { batch, reply } });
+        self.store.command(put_into(region, self.next, VALUE_BYTES, reply));
     }
 
     /// Turns an actor as long as something waits for it.
