@@ -340,9 +340,13 @@ fn a_cluster_without_a_leader_is_told_as_such_and_not_as_a_rate() {
     for store in stores.drain(1..) {
         store.kill();
     }
-    let ended = first.with("--patience", "1").with("--seconds", "1").run_to_end();
+    let ended = first.clone().with("--patience", "1").with("--seconds", "1").run_to_end();
     ended.assert_failed(&["no put was done"]);
     assert_eq!(number(&results(&ended), "operations"), 0.0);
+    // Who has seen enough does not wait until clients have lost their patience.
+    let patient = first.with("--patience", "600").with("--seconds", "600");
+    let patient = patient.with("--operations", "1000000").start_until("0 ops/s");
+    patient.stop().assert_failed(&["interrupted", "partial"]);
 }
 
 #[test]

@@ -155,3 +155,22 @@ fn a_part_of_a_run_must_say_where_its_results_go() {
     assert_eq!(ended.code, Some(1), "{ended:#?}");
     assert!(ended.stderr.contains("--results"), "{ended:#?}");
 }
+
+#[test]
+fn a_place_where_a_sync_costs_nothing_is_refused() {
+    let memory = Path::new("/dev/shm");
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    if !mounts.lines().any(|line| line.contains(" /dev/shm tmpfs ")) {
+        eprintln!("\nnot tested here: there is no file system in memory");
+        return;
+    }
+    let ground = Ground::new();
+    let ended = Run::call(&ground, |command| {
+        command.args(["--only", "one client"]).arg("--scratch").arg(memory);
+        command.arg("--results").arg(ground.path("compare-test.json"));
+    })
+    .end();
+    assert_eq!(ended.code, Some(1), "{ended:#?}");
+    assert!(ended.stderr.contains("is in memory, not on a disk; --force"), "{ended:#?}");
+    assert!(!ground.path("compare-test.json").exists(), "nothing was measured");
+}
