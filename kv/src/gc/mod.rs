@@ -9,13 +9,15 @@
 //! 3. *collects* ([`collect`]): it drops, key by key and through raft, what no read at or above the safe point sees
 //!    ([`crate::txn::garbage`]).
 //!
-//! The task that does all this in turn is at the edge ([`crate::net::collector`]). Transactions, views and latches
+//! [`part`] is what a store has done of that and what comes next; the task that turns it is at the edge
+//! ([`crate::net::collector`]). Transactions, views and latches
 //! are the executor's ([`crate::txn::executor`]), which asks [`SafePoints`] for every command.
 //!
 //! **Invariant.** Nothing is dropped above a safe point that this store keeps itself.
 
 pub mod collect;
 pub mod config;
+pub mod part;
 pub mod resolve;
 pub mod safe_points;
 

@@ -46,13 +46,13 @@ pub trait Elsewhere: Send + Sync {
     fn check_txn_status(&self, request: CheckTxnStatusRequest)
     -> Asked<'_, CheckTxnStatusResponse>;
 
-    /// Whether all of some keys of a transaction are locked by it, region by region; each answer with how many keys it
-    /// is about.
+    /// Whether those of some keys of a transaction are locked by it that lie in the region of the first; with how many
+    /// these are. The keys ascend.
     fn check_secondary_locks(
         &self,
         start_ts: Ts,
         keys: Vec<Bytes>,
-    ) -> Asked<'_, Vec<(usize, CheckSecondaryLocksResponse)>>;
+    ) -> Asked<'_, (usize, CheckSecondaryLocksResponse)>;
 }
 
 /// Ends all locks of transactions that began at or below `up_to`, which the store keeps, in the region of `context`.
@@ -104,7 +104,7 @@ async fn write<C: WriteCommand>(
 }
 
 /// When the transaction of a lock committed; 0 if it did not and never will.
-pub async fn end_of(lock: &Lock, up_to: Ts, elsewhere: &dyn Elsewhere) -> Result<Ts> {
+async fn end_of(lock: &Lock, up_to: Ts, elsewhere: &dyn Elsewhere) -> Result<Ts> {
     let mut request = CheckTxnStatusRequest {
         primary_key: lock.primary.clone(),
         lock_ts: lock.start_ts.get(),
@@ -120,8 +120,7 @@ pub async fn end_of(lock: &Lock, up_to: Ts, elsewhere: &dyn Elsewhere) -> Result
         return Ok(Ts::from(status.commit_version));
     };
     if primary.use_async_commit {
-        let keys = primary.secondaries.clone();
-        let answers = elsewhere.check_secondary_locks(lock.start_ts, keys).await?;
+        let answers = ask_secondaries(lock.start_ts, &primary.secondaries, elsewhere).await?;
         if let Some(end) = end_by_secondaries(primary.min_commit_ts, &answers)? {
             return Ok(end);
         }
@@ -133,6 +132,27 @@ pub async fn end_of(lock: &Lock, up_to: Ts, elsewhere: &dyn Elsewhere) -> Result
         return Err(stuck(format!("the transaction that began at {} does not end", lock.start_ts)));
     }
     Ok(Ts::from(status.commit_version))
+}
+
+/// Asks at all other keys of a transaction, region by region.
+async fn ask_secondaries(
+    start_ts: Ts,
+    keys: &[Bytes],
+    elsewhere: &dyn Elsewhere,
+) -> Result<Vec<(usize, CheckSecondaryLocksResponse)>> {
+    let mut left = keys.to_vec();
+    left.sort();
+    let mut answers = Vec::new();
+    while !left.is_empty() {
+        let (count, answer) = elsewhere.check_secondary_locks(start_ts, left.clone()).await?;
+        if count == 0 {
+            let reason = "a region does not hold the key that it was asked for";
+            return Err(Error::NotNow(reason).into());
+        }
+        left.drain(..count);
+        answers.push((count, answer));
+    }
+    Ok(answers)
 }
 
 /// The end of a transaction with async commit, by its other keys; none if one of them is not locked for that.

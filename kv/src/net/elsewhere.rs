@@ -173,22 +173,8 @@ impl Elsewhere for RegionCalls {
     fn check_secondary_locks(
         &self,
         start_ts: Ts,
-        mut keys: Vec<Bytes>,
-    ) -> Asked<'_, Vec<(usize, CheckSecondaryLocksResponse)>> {
-        keys.sort();
-        Box::pin(async move {
-            let (mut answers, mut rest) = (Vec::new(), &keys[..]);
-            while !rest.is_empty() {
-                let (count, answer) = self.check_some(start_ts, rest).await?;
-                if count == 0 {
-                    return Err(Error::NotNow(
-                        "a region does not hold the key that it was asked for",
-                    ));
-                }
-                answers.push((count, answer));
-                rest = &rest[count..];
-            }
-            Ok(answers)
-        })
+        keys: Vec<Bytes>,
+    ) -> Asked<'_, (usize, CheckSecondaryLocksResponse)> {
+        Box::pin(async move { self.check_some(start_ts, &keys).await })
     }
 }

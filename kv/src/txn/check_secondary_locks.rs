@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 
+use skerry_proto::kvrpcpb::CheckSecondaryLocksResponse;
 use skerry_proto::types::Ts;
 
 use super::concurrency::Concurrency;
 use super::endings::{End, Ending};
-use super::error::Result;
+use super::error::{Result, lock_infos};
 use super::{Effect, WriteCommand};
 use crate::mvcc::{Changes, Key, Lock, Reader};
 use crate::storage::RegionView;
@@ -33,6 +34,18 @@ pub enum SecondaryLocks {
     Committed(Ts),
     /// One is rolled back, so it is rolled back.
     RolledBack,
+}
+
+impl SecondaryLocks {
+    /// As clients see it.
+    pub fn to_wire(&self) -> Result<CheckSecondaryLocksResponse> {
+        let (locks, commit_ts) = match self {
+            SecondaryLocks::Locked(locks) => (lock_infos(locks)?, Ts::ZERO),
+            SecondaryLocks::Committed(at) => (Vec::new(), *at),
+            SecondaryLocks::RolledBack => (Vec::new(), Ts::ZERO),
+        };
+        Ok(CheckSecondaryLocksResponse { locks, commit_ts: commit_ts.get(), ..Default::default() })
+    }
 }
 
 impl WriteCommand for CheckSecondaryLocks {

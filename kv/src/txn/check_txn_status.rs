@@ -20,12 +20,13 @@
 
 use std::sync::Arc;
 
-use skerry_proto::kvrpcpb::Action;
+use bytes::Bytes;
+use skerry_proto::kvrpcpb::{Action, CheckTxnStatusRequest, CheckTxnStatusResponse};
 use skerry_proto::types::Ts;
 
 use super::concurrency::Concurrency;
 use super::endings::{End, Ending};
-use super::error::{Error, Result};
+use super::error::{Error, Result, lock_info};
 use super::{Effect, WriteCommand};
 use crate::mvcc::{Changes, Key, Lock, Reader, TxnRecord};
 use crate::storage::RegionView;
@@ -108,7 +109,44 @@ impl WriteCommand for CheckTxnStatus {
     }
 }
 
+impl TxnStatus {
+    /// As clients see it; `primary` is the user key.
+    pub fn to_wire(&self, primary: &Bytes) -> CheckTxnStatusResponse {
+        match self {
+            TxnStatus::Committed(at) => {
+                CheckTxnStatusResponse { commit_version: at.get(), ..Default::default() }
+            }
+            TxnStatus::RolledBack(action) => {
+                CheckTxnStatusResponse { action: (*action).into(), ..Default::default() }
+            }
+            TxnStatus::Alive { lock, is_pushed } => {
+                let action = if *is_pushed { Action::MinCommitTsPushed } else { Action::NoAction };
+                CheckTxnStatusResponse {
+                    lock_ttl: lock.ttl_ms,
+                    action: action.into(),
+                    lock_info: Some(lock_info(primary, lock)),
+                    ..Default::default()
+                }
+            }
+        }
+    }
+}
+
 impl CheckTxnStatus {
+    /// What a request asks about the transaction with this primary key.
+    pub fn asked(primary: Key, request: &CheckTxnStatusRequest) -> CheckTxnStatus {
+        CheckTxnStatus {
+            primary,
+            start_ts: Ts::from(request.lock_ts),
+            caller_start_ts: Ts::from(request.caller_start_ts),
+            current_ts: Ts::from(request.current_ts),
+            rollback_if_not_exist: request.rollback_if_not_exist,
+            force_sync_commit: request.force_sync_commit,
+            resolving_pessimistic_lock: request.resolving_pessimistic_lock,
+            verify_is_primary: request.verify_is_primary,
+        }
+    }
+
     fn decide_locked(&self, ending: &mut Ending<'_, '_>, mut lock: Lock) -> Result<TxnStatus> {
         let user = self.primary.user_key()?;
         if self.verify_is_primary && lock.primary != user {

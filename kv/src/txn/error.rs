@@ -374,6 +374,11 @@ pub fn lock_info(key: &Bytes, lock: &Lock) -> kvrpcpb::LockInfo {
     }
 }
 
+/// Locks at keys as clients see them.
+pub fn lock_infos(locks: &[(Key, Lock)]) -> Result<Vec<kvrpcpb::LockInfo>> {
+    locks.iter().map(|(key, lock)| Ok(lock_info(&key.user_key()?, lock))).collect()
+}
+
 /// What clients call a kind of lock.
 pub fn lock_op(kind: LockKind) -> kvrpcpb::Op {
     match kind {

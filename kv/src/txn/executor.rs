@@ -404,7 +404,7 @@ impl TxnStore {
     }
 
     /// Whether a test has planted this bug.
-    fn has(&self, bug: Planted) -> bool {
+    pub(crate) fn has(&self, bug: Planted) -> bool {
         self.concurrency.planted() == Some(bug)
     }
 

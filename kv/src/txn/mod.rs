@@ -41,7 +41,7 @@
 //!
 //! What a command does not do: it waits for nobody, takes no latches, proposes nothing, and knows no clock: all
 //! timestamps come with it. Latches and waiting are the executor's, with [`freshness`],
-//! [`lock_waits`] and [`deadlock`] beside it.
+//! [`lock_waits`], [`patience`] and [`deadlock`] beside it.
 
 use std::sync::Arc;
 
@@ -70,6 +70,7 @@ pub mod get;
 pub mod heartbeat;
 pub mod history;
 pub mod lock_waits;
+pub mod patience;
 pub mod pessimistic_lock;
 pub mod pessimistic_rollback;
 pub mod planted;

@@ -42,6 +42,12 @@ pub(super) enum Refused<E = Error> {
     Late(&'static str),
 }
 
+impl<E> From<E> for Refused<E> {
+    fn from(error: E) -> Refused<E> {
+        Refused::Error(error)
+    }
+}
+
 impl Call {
     /// Separates what all requests have from what this one asks. A request without a context is for
     /// no store and is refused as such; one that names another cluster than this one (0: any) here.

@@ -5,10 +5,8 @@
 //! carry an error of the whole request in their first pair too, where older clients look for it.
 //!
 //! A lock request that has to wait is asked again with each turn, with a permit of its own, until it is done or has
-//! waited for as long as its client wants or can; then it is answered with the lock in its way. So a wait never ends
-//! as *unknown*.
+//! waited for as long as its client wants or can ([`crate::txn::patience`]).
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,20 +20,22 @@ use super::call::{Call, Refused, finish, finish_about_keys};
 use super::txn_wire as wire;
 use crate::mvcc::{Key, Version};
 use crate::raw::INLINE_KEYS_MAX;
-use crate::txn::check_secondary_locks::{CheckSecondaryLocks, SecondaryLocks};
-use crate::txn::check_txn_status::{CheckTxnStatus, TxnStatus};
+use crate::txn::check_secondary_locks::CheckSecondaryLocks;
+use crate::txn::check_txn_status::CheckTxnStatus;
 use crate::txn::commit::Commit;
 use crate::txn::delete_range::DeleteRange;
-use crate::txn::error::{Error, Result, lock_info};
+use crate::txn::error::{Error, Result, lock_infos};
 use crate::txn::get::{BatchGet, Get};
 use crate::txn::heartbeat::HeartBeat;
+use crate::txn::lock_waits::Turn;
+use crate::txn::patience::until_locked;
 use crate::txn::pessimistic_lock::{KeyLocked, PessimisticLock};
 use crate::txn::pessimistic_rollback::{PessimisticRollback, PessimisticRollbackRegion};
 use crate::txn::prewrite::Prewritten;
 use crate::txn::resolve_lock::{Ends, ResolveLite, ResolveRegion};
 use crate::txn::rollback::{Cleanup, Rollback};
 use crate::txn::scan_lock::ScanLock;
-use crate::txn::{Locking, TxnStore, WriteCommand};
+use crate::txn::{TxnStore, WriteCommand};
 
 /// How long a lock request waits whose client does not say.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
@@ -185,29 +185,12 @@ impl TxnCalls {
         holding: &mut Holding,
     ) -> Outcome<Vec<KeyLocked>> {
         let bytes = command.keys.iter().map(|(key, _)| key.as_bytes().len()).sum();
-        let mut patience = pin!(tokio::time::sleep(call.at_most(patience)));
-        let mut turn = None;
-        loop {
-            let lock =
-                |permit| self.store.lock_tagged(&call.context, command, tag, turn.take(), permit);
-            match call.write(self.store.permits(), bytes, lock).await? {
-                Locking::Done(results) => return Ok(results),
-                Locking::Wait { wait, locked } => {
-                    holding.note(&locked);
-                    tokio::select! {
-                        biased;
-                        next = wait.turn_or_circle() => match next {
-                            Ok(next) => turn = Some(next),
-                            Err(circle) => {
-                                let error = Error::deadlock(&circle);
-                                return Err(Refused::Error(error.unwrap_or_else(|error| error)));
-                            }
-                        },
-                        () = &mut patience => return Err(Refused::Error(locked)),
-                    }
-                }
-            }
-        }
+        let ask = |turn: Option<Turn>| async move {
+            let lock = |permit| self.store.lock_tagged(&call.context, command, tag, turn, permit);
+            call.write(self.store.permits(), bytes, lock).await
+        };
+        let patience = tokio::time::sleep(call.at_most(patience));
+        until_locked(ask, patience, |locked| holding.note(locked)).await
     }
 
     pub(super) async fn pessimistic_rollback(
@@ -313,19 +296,11 @@ impl TxnCalls {
         request: Request<CheckTxnStatusRequest>,
     ) -> Reply<CheckTxnStatusResponse> {
         let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
-        let command = self.store.keys().key(&request.primary_key).map(|primary| CheckTxnStatus {
-            primary,
-            start_ts: Ts::from(request.lock_ts),
-            caller_start_ts: Ts::from(request.caller_start_ts),
-            current_ts: Ts::from(request.current_ts),
-            rollback_if_not_exist: request.rollback_if_not_exist,
-            force_sync_commit: request.force_sync_commit,
-            resolving_pessimistic_lock: request.resolving_pessimistic_lock,
-            verify_is_primary: request.verify_is_primary,
-        });
+        let primary = self.store.keys().key(&request.primary_key);
+        let command = primary.map(|primary| CheckTxnStatus::asked(primary, &request));
         finish_about_keys(
             self.write(&call, request.primary_key.len(), command).await,
-            |status| status_to_wire(&request.primary_key, status),
+            |status| status.to_wire(&request.primary_key),
             |region_error, error| CheckTxnStatusResponse {
                 region_error,
                 error,
@@ -344,7 +319,7 @@ impl TxnCalls {
         let command = keys.map(|keys| CheckSecondaryLocks { keys, start_ts });
         let checked = self.write(&call, sizes(&request.keys), command).await;
         finish_about_keys(
-            checked.and_then(|checked| secondaries_to_wire(checked).map_err(Refused::Error)),
+            checked.and_then(|checked| checked.to_wire().map_err(Refused::Error)),
             |response| response,
             |region_error, error| CheckSecondaryLocksResponse {
                 region_error,
@@ -390,7 +365,7 @@ impl TxnCalls {
         let command = ScanLock::new(Ts::from(max_version), start_key, end_key, limit as usize);
         let read = async {
             let found = self.store.read_at_length(&call.context, command).await?;
-            lock_infos(found)
+            lock_infos(&found)
         };
         finish_about_keys(
             call.read(read).await,
@@ -581,37 +556,4 @@ fn locked_to_wire(command: &PessimisticLock, locked: Vec<KeyLocked>) -> Pessimis
         }
     }
     response
-}
-
-fn status_to_wire(primary: &bytes::Bytes, status: TxnStatus) -> CheckTxnStatusResponse {
-    match status {
-        TxnStatus::Committed(at) => {
-            CheckTxnStatusResponse { commit_version: at.get(), ..Default::default() }
-        }
-        TxnStatus::RolledBack(action) => {
-            CheckTxnStatusResponse { action: action.into(), ..Default::default() }
-        }
-        TxnStatus::Alive { lock, is_pushed } => {
-            let action = if is_pushed { Action::MinCommitTsPushed } else { Action::NoAction };
-            CheckTxnStatusResponse {
-                lock_ttl: lock.ttl_ms,
-                action: action.into(),
-                lock_info: Some(lock_info(primary, &lock)),
-                ..Default::default()
-            }
-        }
-    }
-}
-
-fn secondaries_to_wire(locks: SecondaryLocks) -> Result<CheckSecondaryLocksResponse> {
-    let (locks, commit_ts) = match locks {
-        SecondaryLocks::Locked(locks) => (lock_infos(locks)?, Ts::ZERO),
-        SecondaryLocks::Committed(at) => (Vec::new(), at),
-        SecondaryLocks::RolledBack => (Vec::new(), Ts::ZERO),
-    };
-    Ok(CheckSecondaryLocksResponse { locks, commit_ts: commit_ts.get(), ..Default::default() })
-}
-
-fn lock_infos(locks: Vec<(Key, crate::mvcc::Lock)>) -> Result<Vec<LockInfo>> {
-    locks.into_iter().map(|(key, lock)| Ok(lock_info(&key.user_key()?, &lock))).collect()
 }
