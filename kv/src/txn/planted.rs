@@ -25,15 +25,15 @@ pub enum Planted {
     StaleTerm,
     /// Of all who stand in the line of a key only the first is an edge of the graph.
     DeadlockEdgeForgotten,
+    /// Who ends old locks takes each transaction for dead, and does not ask at its primary key.
+    ResolveUnasked,
+    /// Versions are dropped up to the newest read instead of the safe point.
+    CollectAboveSafePoint,
 }
 
 impl Planted {
-    /// Those that need more luck than a hundred seeds have; whoever names one looks for it.
-    pub const RARE: [Planted; 3] =
-        [Planted::RollbackUnprotected, Planted::MaxTsNotFresh, Planted::StaleTerm];
-
     /// All of them.
-    pub const ALL: [Planted; 9] = [
+    pub const ALL: [Planted; 11] = [
         Planted::RollbackForgotten,
         Planted::RollbackUnprotected,
         Planted::MaxTsNotRaised,
@@ -43,5 +43,7 @@ impl Planted {
         Planted::LatchReleasedEarly,
         Planted::StaleTerm,
         Planted::DeadlockEdgeForgotten,
+        Planted::ResolveUnasked,
+        Planted::CollectAboveSafePoint,
     ];
 }

@@ -245,7 +245,11 @@ impl Engine for PluggedEngine {
         drop(digest);
         if let Some(noted) = &mut *self.plug.noted() {
             let is_of_transactions = |operation: &&Operation| {
-                matches!(operation, Operation::Put(ColumnFamily::Lock | ColumnFamily::Write, ..))
+                matches!(
+                    operation,
+                    Operation::Put(ColumnFamily::Lock | ColumnFamily::Write, ..)
+                        | Operation::Delete(ColumnFamily::Write, _)
+                )
             };
             noted.extend(batch.operations().iter().filter(is_of_transactions).cloned());
         }

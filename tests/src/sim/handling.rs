@@ -75,6 +75,8 @@ impl World {
         let store = acting.store.as_mut().expect("looked at above");
         let outcome = store.turn(actor);
         if acting.disk().is_dark() {
+            // What was written before the power went may survive.
+            self.look_at_records(node)?;
             self.lose_power(node);
             return Ok(());
         }

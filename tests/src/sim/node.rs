@@ -162,7 +162,8 @@ impl Node {
         let store = store.unwrap_or_else(|error| panic!("{} does not start: {error}", self.id));
         self.scheduled = vec![false; store.actors()];
         self.stalled = vec![0; store.actors()];
-        self.server = self.transactions.map(|planted| Server::new(self.id, &store, planted));
+        let serves = |planted| Server::new(self.id, &store, self.clock.clone(), planted);
+        self.server = self.transactions.map(serves);
         self.store = Some(store);
         true
     }

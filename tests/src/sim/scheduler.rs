@@ -40,6 +40,7 @@ use super::clients::{KEYS, cut};
 use super::invariants::scheduler::Overseer;
 use super::trace::Moment;
 
+mod collection;
 mod governor;
 mod turnover;
 

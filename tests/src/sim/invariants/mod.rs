@@ -118,6 +118,7 @@ invariants! {
     VALUE_IS_THERE = "the record of a long value has its value";
     READ_STAYS = "nothing is committed at or below a timestamp that was read";
     READ_IS_WHOLE = "a read shows the newest commit up to its timestamp";
+    SEEN_STAYS = "what a read at or above the safe point sees stays";
     TOLD_STAYS = "what was told of a transaction's end stays true";
     MAX_TS_GROWS = "max_ts never falls in a life of a store";
     NO_CIRCLE = "nobody waits in a circle of one store";

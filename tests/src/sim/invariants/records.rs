@@ -6,7 +6,8 @@
 //! 2. Reads that were answered are remembered ([`Records::read`]): a commit that turns up later must not lie below
 //!    them.
 //! 3. What somebody was told of a transaction's end is remembered too ([`Records::told`]).
-//! 4. A wait that begins must not close a circle ([`Records::waits`]), and `max_ts` never falls in a life of a store.
+//! 4. What is dropped must not be seen by any read at or above the safe point ([`Records::collected_to`]).
+//! 5. A wait that begins must not close a circle ([`Records::waits`]), and `max_ts` never falls in a life of a store.
 //!
 //! What it does not do: it knows nothing of what lies in memory, and does not judge what clients make of it all
 //! ([`crate::checker::isolation`] does).
@@ -23,8 +24,8 @@ use skerry_raftstore::keys::region_key;
 
 use super::{
     ALL_OR_NOTHING, Broken, COMMIT_AFTER_START, LOCK_IS_OPEN, MAX_TS_GROWS, NO_CIRCLE, ONE_COMMIT,
-    ONE_END, ONE_MOMENT, PRIMARY_FIRST, PROMISE_KEPT, READ_IS_WHOLE, READ_STAYS, TOLD_STAYS,
-    VALUE_IS_THERE, hold,
+    ONE_END, ONE_MOMENT, PRIMARY_FIRST, PROMISE_KEPT, READ_IS_WHOLE, READ_STAYS, SEEN_STAYS,
+    TOLD_STAYS, VALUE_IS_THERE, hold,
 };
 use crate::sim::transactions::server::Wait;
 
@@ -32,6 +33,8 @@ use crate::sim::transactions::server::Wait;
 pub struct Records {
     keys: BTreeMap<Key, OfKey>,
     transactions: BTreeMap<Ts, OfTransaction>,
+    /// Versions that no read at or above it needs may be gone, and with them what tells how older transactions ended.
+    safe_point: Ts,
     /// The life of each store, and what its `max_ts` was.
     max_ts: Vec<(u64, Ts)>,
 }
@@ -65,12 +68,18 @@ impl Records {
     /// Of so many stores that have written nothing.
     pub fn new(stores: usize) -> Records {
         let max_ts = vec![(0, Ts::ZERO); stores];
-        Records { keys: BTreeMap::new(), transactions: BTreeMap::new(), max_ts }
+        let (keys, transactions) = (BTreeMap::new(), BTreeMap::new());
+        Records { keys, transactions, safe_point: Ts::ZERO, max_ts }
     }
 
     /// When a transaction was committed, if it was.
     pub fn commit_of(&self, start_ts: Ts) -> Option<Ts> {
         self.transactions.get(&start_ts)?.commit_ts
+    }
+
+    /// The safe point is there now.
+    pub fn collected_to(&mut self, safe_point: Ts) {
+        self.safe_point = safe_point;
     }
 
     /// A store has applied these operations, in this order; `view` shows it after them.
@@ -85,6 +94,10 @@ impl Records {
                     let (key, ts) = split_version(version).expect("a store formed it");
                     let record = WriteRef::decode(value).expect("a store encoded it");
                     self.recorded(view, key_of(key), ts, record)?;
+                }
+                Operation::Delete(ColumnFamily::Write, version) => {
+                    let (key, ts) = split_version(version).expect("a store formed it");
+                    self.dropped(&key_of(key), ts)?;
                 }
                 _ => {}
             }
@@ -139,11 +152,28 @@ impl Records {
                 format!("{start_ts} commits {key:?} at {ts}, which was read at {read:?}")
             })?;
         }
-        if record.kind == WriteKind::Put && record.short_value.is_none() {
+        // It may have been dropped since.
+        let stands = view.get(ColumnFamily::Write, &key.at(ts)).expect("memory is read").is_some();
+        if stands && record.kind == WriteKind::Put && record.short_value.is_none() {
             let value = view.get(ColumnFamily::Default, &key.at(start_ts)).expect("memory is read");
             hold(value.is_some(), VALUE_IS_THERE, || format!("{key:?} of {start_ts}"))?;
         }
         self.committed(key, start_ts, ts)
+    }
+
+    /// A record was dropped. Of commits only those may go that no read at or above the safe point sees.
+    fn dropped(&self, key: &Key, ts: Ts) -> Result<(), Broken> {
+        let Some(of_key) = self.keys.get(key) else { return Ok(()) };
+        let Some((_, kind)) = of_key.commits.get(&ts) else { return Ok(()) };
+        let mut visible = of_key.commits.range(..=self.safe_point).rev();
+        let seen = visible.find(|(_, (_, kind))| kind.is_data()).map(|(seen, _)| *seen);
+        let may_go = match kind {
+            WriteKind::Put => seen.is_some_and(|seen| ts < seen),
+            _ => ts <= self.safe_point,
+        };
+        hold(may_go, SEEN_STAYS, || {
+            format!("{key:?} at {ts}, a {kind:?}; the safe point is {}", self.safe_point)
+        })
     }
 
     fn committed(&mut self, key: Key, start_ts: Ts, ts: Ts) -> Result<(), Broken> {
@@ -173,6 +203,10 @@ impl Records {
     }
 
     fn rolled_back(&mut self, key: Key, start_ts: Ts) -> Result<(), Broken> {
+        if start_ts <= self.safe_point {
+            // Of a transaction whose records are gone somebody still asks.
+            return Ok(());
+        }
         let known = self.transactions.entry(start_ts).or_default();
         hold(!known.committed.contains(&key), ONE_END, || format!("{start_ts} at {key:?}"))?;
         hold(known.committed.is_empty(), ALL_OR_NOTHING, || {
@@ -202,6 +236,9 @@ impl Records {
 
     /// Somebody was told how a transaction ended: when it was committed, or (0) that it never will be.
     pub fn told(&mut self, start_ts: Ts, commit_ts: Ts) -> Result<(), Broken> {
+        if start_ts <= self.safe_point {
+            return Ok(());
+        }
         let known = self.transactions.entry(start_ts).or_default();
         let before = *known.told.get_or_insert(commit_ts);
         let is_true = before == commit_ts && known.commit_ts.is_none_or(|it| it == commit_ts);

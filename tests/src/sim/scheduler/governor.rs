@@ -178,7 +178,7 @@ impl Scheduler {
         }
     }
 
-    fn by_the_clock(&self, now: Moment) -> Reading {
+    pub(super) fn by_the_clock(&self, now: Moment) -> Reading {
         Reading { wall_ms: now / MILLISECOND + self.skew_ms, ..reading(now) }
     }
 

@@ -32,6 +32,8 @@ pub(super) struct Shared {
     pub(super) now: Cell<u64>,
     /// Whether new transactions begin.
     pub(super) is_busy: Cell<bool>,
+    /// Versions below it may be gone.
+    pub(super) safe_point: Cell<Ts>,
     /// What a client saw that must not be.
     pub(super) wrong: RefCell<Option<String>>,
 }
@@ -87,6 +89,11 @@ impl Client {
     /// Something is as it must not be; the first of that is kept.
     pub(super) fn is_wrong(&self, what: String) {
         self.shared.wrong.borrow_mut().get_or_insert(what);
+    }
+
+    /// Whether what tells of the end of a transaction may be gone: nobody can judge then what is said of it.
+    pub(super) fn may_be_forgotten(&self, start_ts: Ts) -> bool {
+        start_ts <= self.shared.safe_point.get()
     }
 
     /// A short pause before something is tried again.

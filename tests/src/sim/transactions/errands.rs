@@ -8,6 +8,7 @@
 //! | blind write | nothing, but a pessimistic one locks the first | one to three lists anew |
 //! | skew | two lists | one of them; now and then it holds the other by a lock |
 //! | removal | a list | removes it |
+//! | index | the first list | that list, and an entry of an index that nobody reads, without locking it |
 //!
 //! Every value has a part that occurs nowhere else, so that a read tells whose write it saw. Keys are spread over the
 //! letters, so that regions are cut between them.
@@ -27,6 +28,9 @@ use crate::sim::trace::{MILLISECOND, Moment, SECOND};
 /// What every account has at the beginning.
 const BALANCE: u64 = 100;
 
+/// Entries of the index.
+const ENTRIES: u64 = 2;
+
 /// Bytes after which a list begins anew. Long values lie elsewhere than short ones.
 const LIST_BYTES_MAX: usize = 330;
 
@@ -35,6 +39,9 @@ const LIST_BYTES_MAX: usize = 330;
 pub(super) struct Manner {
     pub(super) accounts: Vec<Key>,
     pub(super) lists: Vec<Key>,
+    entries: Vec<Key>,
+    /// Of a hundred transactions, those that write an entry of the index.
+    indexed: u64,
     /// The longest pause between two errands.
     pause_max: Moment,
     /// Of a hundred transactions, those that lock in advance.
@@ -46,22 +53,25 @@ impl Manner {
         let mut chance = Chance::new(seed, "errands");
         let accounts = chance.between(3, 6);
         let lists = chance.between(2, 8);
-        let step = KEYS / (accounts + lists);
-        let mut keys: Vec<Key> = (0..accounts + lists)
-            .map(|number| Key::of(&crate::sim::clients::key(number * step)))
-            .collect();
+        let all = accounts + lists + ENTRIES;
+        let step = KEYS / all;
+        let mut keys: Vec<Key> =
+            (0..all).map(|number| Key::of(&crate::sim::clients::key(number * step))).collect();
         chance.shuffle(&mut keys);
-        let lists = keys.split_off(accounts as usize);
+        let mut lists = keys.split_off(accounts as usize);
+        let entries = lists.split_off(lists.len() - ENTRIES as usize);
         Manner {
             accounts: keys,
             lists,
+            entries,
+            indexed: chance.pick(&[5, 20, 50]).expect("there are several"),
             pause_max: chance.pick(&[5, 40, 120]).expect("there are several") * MILLISECOND,
             pessimistic: chance.pick(&[20, 50, 80]).expect("there are several"),
         }
     }
 
     pub(super) fn keys(&self) -> Vec<Key> {
-        self.accounts.iter().chain(&self.lists).cloned().collect()
+        self.accounts.iter().chain(&self.lists).chain(&self.entries).cloned().collect()
     }
 }
 
@@ -75,6 +85,7 @@ enum Errand {
     BlindWrite,
     Skew,
     Removal,
+    Index,
 }
 
 /// A client's draws in one of its lives.
@@ -91,6 +102,7 @@ pub(super) async fn live(mut client: Client, manner: Manner) {
             continue;
         }
         let errand = match client.chance.below(100) {
+            _ if client.chance.percent(manner.indexed) => Errand::Index,
             // Somebody has to open the bank; that it is open already does no harm.
             0..5 => Errand::Open,
             5..35 => Errand::Transfer,
@@ -176,6 +188,7 @@ async fn run(
             }
             txn.change(key, Change::Delete);
         }
+        Errand::Index => index(client, manner, txn).await?,
     }
     if txn.is_pessimistic && client.chance.percent(10) {
         client.heart_beat(txn).await;
@@ -277,6 +290,25 @@ async fn skew(client: &mut Client, manner: &Manner, txn: &mut Txn) -> Result<(),
         txn.change(keys[1].clone(), Change::Lock);
     }
     txn.change(keys[0].clone(), Change::Put(value.into()));
+    Ok(())
+}
+
+/// A row that everybody wants, and an entry for it in an index. Who holds the row writes the entry as of now, without a
+/// lock of its own.
+async fn index(client: &mut Client, manner: &Manner, txn: &mut Txn) -> Result<(), Stop> {
+    let row = manner.lists[..1].to_vec();
+    client.see(txn, &row).await?;
+    if client.chance.percent(50) {
+        let span = client.chance.below(SECOND / 2);
+        client.outbox.pause(span).await;
+    }
+    if txn.is_pessimistic {
+        client.begin_statement(txn).await;
+    }
+    for key in row.into_iter().chain(client.some(&manner.entries, 1)) {
+        let value = client.value("");
+        txn.change(key, Change::Put(value.into()));
+    }
     Ok(())
 }
 

@@ -15,18 +15,22 @@
 //! 3. Beyond the faults of every run the scheduler loses power, its clock jumps, and the executor of a leader hangs
 //!    while the leadership goes to another store and comes back ([`trouble`]).
 //! 4. [`Records`](super::invariants::records::Records) are compared with invariants after every step.
-//! 5. At the end a last client ends the locks that others have left and reads everything, the history gets from the
-//!    records how unknown transactions ended, and [`crate::checker::isolation`] judges it.
+//! 5. Old versions are collected all the while ([`garbage`]), so that whoever is slow is refused.
+//! 6. At the end a last client ends the locks that others have left and reads everything, once before all garbage is
+//!    gone and once after; the history gets from the records how unknown transactions ended, and
+//!    [`crate::checker::isolation`] judges it.
 //!
-//! What it does not do: no garbage is collected, and the wire is not crossed: requests are commands.
+//! What it does not do: the wire is not crossed, requests are commands.
 
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use skerry_kv::storage::reply::Reply;
+use skerry_proto::gcpb::ReportResponse;
 use skerry_proto::metapb::Peer;
 use skerry_proto::types::Ts;
 
@@ -40,6 +44,7 @@ use crate::checker::isolation::{Checked, check};
 
 mod client;
 mod errands;
+mod garbage;
 mod percolator;
 mod post;
 mod resolve;
@@ -49,7 +54,8 @@ mod trouble;
 
 use self::client::{Client, Shared};
 use self::errands::Manner;
-use self::post::{Outbox, Parcel, Route, Sealed, Slot, Wish};
+use self::garbage::Question;
+use self::post::{Address, Outbox, Parcel, Route, Sealed, Slot, Wish};
 
 /// Room that a write asks for.
 const WRITE_BYTES: usize = 64;
@@ -66,6 +72,13 @@ const DEATHS: u64 = 4;
 /// Of a thousand requests, those that are late by up to two seconds, and those that arrive twice.
 const LATE: u64 = 40;
 const TWICE: u64 = 25;
+
+/// Of a thousand prewrites, those that straggle behind the others of their transaction: others may have given it up
+/// when they come, and their client still waits for them.
+const STRAGGLERS: u64 = 200;
+
+/// And, up to here, those that a change of leaders overtakes.
+const OVERTAKEN: u64 = 300;
 
 /// Something that is going to happen in a run with transactions.
 pub(super) enum Happening {
@@ -89,6 +102,14 @@ pub(super) enum Happening {
     Disturb,
     /// The leadership of a region is to go to a replica.
     HandOver { region: u64, heir: Peer },
+    /// The scheduler looks after garbage collection.
+    Collect,
+    /// A store tells the scheduler what it has done of that.
+    Confer { node: usize },
+    /// And is told what to do.
+    Ordered { node: usize, life: u64, order: Box<ReportResponse>, asked_at: Duration },
+    /// It asks another what became of a transaction.
+    Inquire { to: Address, question: Question },
 }
 
 impl std::fmt::Debug for Happening {
@@ -182,6 +203,10 @@ impl World {
             self.plan_happening(at, Happening::Begin { client });
         }
         self.plan_happening(5 * SECOND, Happening::Disturb);
+        self.plan_happening(SECOND / 2, Happening::Collect);
+        for node in 0..self.nodes.len() {
+            self.plan_happening(SECOND / 2, Happening::Confer { node });
+        }
     }
 
     pub(super) fn happens(&mut self, happening: Happening) -> Result<(), Broken> {
@@ -231,6 +256,19 @@ impl World {
             Happening::Disturb => self.disturb_transactions(),
             Happening::HandOver { region, heir } => {
                 self.hand_over(region, heir);
+                Ok(())
+            }
+            Happening::Collect => self.drive_collection(),
+            Happening::Confer { node } => {
+                self.confer(node);
+                Ok(())
+            }
+            Happening::Ordered { node, life, order, asked_at } => {
+                self.ordered(node, life, *order, asked_at);
+                Ok(())
+            }
+            Happening::Inquire { to, question } => {
+                self.inquire(to, question);
                 Ok(())
             }
         }
@@ -351,6 +389,19 @@ impl World {
         self.plan_happening(late, Happening::Reach { client, life, sealed });
         let parcel = Rc::new(parcel);
         let mut ways = vec![self.chance.between(100, MILLISECOND)];
+        if self.is_dangerous && parcel.name == "prewrite" {
+            match self.chance.below(1_000) {
+                0..STRAGGLERS => {
+                    self.trace.count("txn: prewrite straggles");
+                    ways[0] += self.chance.below(PATIENCE - 100 * MILLISECOND);
+                }
+                STRAGGLERS..OVERTAKEN => {
+                    self.hand_to_ignorant(parcel.region);
+                    ways[0] += self.chance.below(100 * MILLISECOND);
+                }
+                _ => {}
+            }
+        }
         if self.is_dangerous && self.chance.below(1_000) < LATE {
             self.trace.count("txn: request late");
             ways[0] += self.chance.below(2 * SECOND);

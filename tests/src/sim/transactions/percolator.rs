@@ -219,6 +219,10 @@ impl Client {
                 Came::Error(Error::Locked { lock, .. }) => {
                     self.meet(txn, key, &lock, txn.start_ts).await;
                 }
+                Came::Error(Error::TooOld { .. }) => {
+                    self.count("txn: too old to read");
+                    return Err(Stop::Refused);
+                }
                 Came::Error(error) => {
                     self.is_wrong(format!("a read of {key:?} fails: {error}"));
                     return Err(Stop::Unknown);
@@ -405,6 +409,11 @@ impl Client {
                             self.meet(txn, &Key::of(&key), &lock, txn.start_ts).await;
                         }
                     }
+                    // An earlier attempt may have locked or committed, long ago.
+                    Came::Error(Error::TooOld { .. }) => {
+                        self.count("txn: too old to lock");
+                        return Err(Stop::Unknown);
+                    }
                     Came::Error(_) => return Err(Stop::Refused),
                     Came::Nothing => self.breathe().await,
                 }
@@ -432,6 +441,7 @@ impl Client {
                     self.count("txn: commit below what was promised");
                     commit_ts = self.outbox.stamp().await;
                 }
+                Came::Error(_) if self.may_be_forgotten(txn.start_ts) => return Err(Stop::Unknown),
                 Came::Error(Error::TxnLockNotFound { .. }) => {
                     self.count("txn: commit refused, rolled back");
                     return Err(Stop::Refused);
@@ -456,7 +466,9 @@ impl Client {
         let came = self
             .round(keys, |outbox, to, keys| outbox.write(to, Commit { keys, start_ts, commit_ts }));
         for (keys, came) in came.await {
-            if let Came::Error(error) = came {
+            if let Came::Error(error) = came
+                && !self.may_be_forgotten(start_ts)
+            {
                 self.is_wrong(format!("{start_ts} is committed at {commit_ts}, {keys:?}: {error}"));
             }
         }

@@ -64,6 +64,8 @@ pub(in crate::sim) struct Parcel {
     pub(super) name: &'static str,
     /// To whom.
     pub(super) store: StoreId,
+    /// For which region.
+    pub(super) region: u64,
     /// Begins to serve it. It may arrive twice.
     pub(super) begin: Box<dyn Fn(&Server) -> Going>,
     /// Tells the client that no answer came in time.
@@ -184,6 +186,7 @@ impl Outbox {
         self.wish(Wish::Send(Parcel {
             name,
             store: to.store,
+            region: to.region,
             begin: Box::new(begin),
             give_up: RefCell::new(Some(give_up)),
         }));
@@ -193,7 +196,7 @@ impl Outbox {
 
 /// To which store a request goes, and for which region it is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Address {
+pub(in crate::sim) struct Address {
     pub(super) store: StoreId,
     pub(super) region: u64,
     context: RequestContext,

@@ -140,12 +140,7 @@ impl Client {
                         Box::pin(async move {
                             let permit = store.permits().acquire(super::WRITE_BYTES).await;
                             let locks = store.write(&context, &check, permit).await?;
-                            let end = match &locks {
-                                SecondaryLocks::Committed(commit_ts) => Some(*commit_ts),
-                                SecondaryLocks::RolledBack => Some(Ts::ZERO),
-                                SecondaryLocks::Locked(_) => None,
-                            };
-                            let end = end.map(|end| Told::Ended(start_ts, end));
+                            let end = end_by_keys(&locks).map(|end| Told::Ended(start_ts, end));
                             side.borrow_mut().told.extend(end);
                             Ok(locks)
                         })
@@ -213,6 +208,7 @@ impl Client {
                 }
             }
             Came::Answer(()) | Came::Nothing => {}
+            Came::Error(_) if self.may_be_forgotten(start_ts) => {}
             Came::Error(error) => {
                 self.is_wrong(format!("{start_ts} ended at {commit_ts}, {key:?} says {error}"));
             }
@@ -246,12 +242,21 @@ impl Client {
 }
 
 /// When a transaction was committed; 0 if it will never be; nothing if that is open.
-fn end_of(status: &TxnStatus) -> Option<Ts> {
+pub(super) fn end_of(status: &TxnStatus) -> Option<Ts> {
     match status {
         TxnStatus::Committed(commit_ts) => Some(*commit_ts),
         TxnStatus::RolledBack(
             Action::NoAction | Action::TtlExpireRollback | Action::LockNotExistRollback,
         ) => Some(Ts::ZERO),
         TxnStatus::RolledBack(_) | TxnStatus::Alive { .. } => None,
+    }
+}
+
+/// The same, as other keys tell it.
+pub(super) fn end_by_keys(locks: &SecondaryLocks) -> Option<Ts> {
+    match locks {
+        SecondaryLocks::Committed(commit_ts) => Some(*commit_ts),
+        SecondaryLocks::RolledBack => Some(Ts::ZERO),
+        SecondaryLocks::Locked(_) => None,
     }
 }

@@ -14,16 +14,18 @@
 //!
 //! A task whose deadline passes is dropped, as at the edge. Loss of power drops all of it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
+use skerry_kv::gc::SafePoints;
+use skerry_kv::gc::part::{Means, Part};
 use skerry_kv::mvcc::{Key, Lock};
 use skerry_kv::storage::replicated::Commands;
 use skerry_kv::storage::reply::{Replies, Reply};
@@ -31,20 +33,27 @@ use skerry_kv::storage::{
     Answer, ApiVersion, Permit, Permits, ReadPool, RegionView, ReplicatedStorage, RequestContext,
     Storage,
 };
+use skerry_kv::txn::lock_waits::Turn;
+use skerry_kv::txn::patience::until_locked;
 use skerry_kv::txn::pessimistic_lock::{KeyLocked, PessimisticLock};
 use skerry_kv::txn::planted::Planted;
-use skerry_kv::txn::{self, Error, Locking, Timestamps, TxnLimits, TxnStore};
+use skerry_kv::txn::{self, Error, Timestamps, TxnLimits, TxnStore};
 use skerry_proto::metapb::Region;
 use skerry_proto::types::{StoreId, Ts};
 use skerry_raftstore::engine::{ColumnFamily, WriteBatch};
 use skerry_raftstore::message::Command;
 use skerry_raftstore::store::Store;
+use skerry_raftstore::time::Clock;
 
+use super::garbage::{Question, Questions};
 use super::post::{Sealed, Slot};
-use crate::sim::trace::Moment;
+use crate::sim::trace::{MILLISECOND, Moment};
 
 /// Room for writes: enough that it is waited for only now and then.
 const WRITES_MAX: usize = 8;
+
+/// Between two steps of garbage collection.
+const BREATH: Moment = MILLISECOND / 2;
 
 /// What a task is, and how it ends.
 pub(super) type Going = Pin<Box<dyn Future<Output = Sealed>>>;
@@ -56,7 +65,12 @@ pub struct Server {
     gate: Arc<Gate>,
     queue: Arc<Queue>,
     stamps: Arc<Stamps>,
+    questions: Arc<Questions>,
     reads: Arc<ReadPool>,
+    /// Its part in garbage collection, what it leads of what is collected, and whether it is at it.
+    part: Rc<Part>,
+    led: Arc<Mutex<Vec<Arc<Region>>>>,
+    is_working: Rc<Cell<bool>>,
     tasks: BTreeMap<u64, Task>,
     /// Numbers the tasks; never used twice.
     next_task: u64,
@@ -115,11 +129,17 @@ pub(super) struct Polled {
     pub(super) pauses: Vec<(Moment, Slot<()>)>,
     pub(super) told: Vec<Told>,
     pub(super) stamps: Vec<Reply<Ts>>,
+    pub(super) questions: Vec<Question>,
 }
 
 impl Server {
     /// The executor over a store that has just started.
-    pub fn new(id: StoreId, store: &Store, planted: Option<Planted>) -> Server {
+    pub fn new(
+        id: StoreId,
+        store: &Store,
+        clock: Arc<dyn Clock>,
+        planted: Option<Planted>,
+    ) -> Server {
         let queue = Arc::new(Queue::default());
         let permits = Permits::new(WRITES_MAX, 1 << 20);
         let storage = ReplicatedStorage::over(id, queue.clone(), store.reader(), permits);
@@ -133,13 +153,29 @@ impl Server {
         let limits = TxnLimits { key_bytes_max: 100, reply_bytes_max: 1 << 20 };
         let executor =
             TxnStore::new(gate.clone(), ApiVersion::V1, limits, stamps.clone(), reads.clone());
+        let executor = executor.keeping(SafePoints::new(clock)).with_planted(planted);
+        let (store, questions) = (Arc::new(executor), Questions::new());
+        let led: Arc<Mutex<Vec<Arc<Region>>>> = Arc::default();
+        let looked_at = led.clone();
+        let part = Part::new(Means {
+            store_id: id,
+            txn: store.clone(),
+            led: Box::new(move || looked_at.lock().expect("no holder panics").clone()),
+            elsewhere: questions.clone(),
+            // It confers often.
+            news: Box::new(|| {}),
+        });
         Server {
-            store: Arc::new(executor.with_planted(planted)),
+            store,
             storage,
             gate,
             queue,
             stamps,
+            questions,
             reads,
+            part: Rc::new(part),
+            led,
+            is_working: Rc::default(),
             tasks: BTreeMap::new(),
             next_task: 0,
             side: Rc::default(),
@@ -157,6 +193,27 @@ impl Server {
     /// Where tasks put what the world shall know.
     pub(super) fn side(&self) -> Rc<RefCell<Side>> {
         self.side.clone()
+    }
+
+    /// Its part in garbage collection.
+    pub(super) fn part(&self) -> &Part {
+        &self.part
+    }
+
+    /// Goes on with garbage collection in the regions that it leads.
+    pub(super) fn work(&mut self, led: Vec<Arc<Region>>) {
+        *self.led.lock().expect("no holder panics") = led;
+        if self.is_working.replace(true) {
+            return;
+        }
+        let (part, side, is_working) =
+            (self.part.clone(), self.side.clone(), self.is_working.clone());
+        let task = async move {
+            part.pass(|_| pause(&side, BREATH)).await;
+            is_working.set(false);
+            Box::new(|| {}) as Sealed
+        };
+        self.begin(None, Box::pin(task));
     }
 
     /// Requests that were dropped without an answer.
@@ -227,7 +284,8 @@ impl Server {
         };
         let commands = std::mem::take(&mut *self.queue.lock());
         let stamps = std::mem::take(&mut *self.stamps.lock());
-        Polled { ended, commands, pauses, told, stamps }
+        let questions = self.questions.take();
+        Polled { ended, commands, pauses, told, stamps, questions }
     }
 
     /// A pause is over; whoever made it goes on at the next poll.
@@ -260,29 +318,13 @@ impl Server {
     ) -> Pin<Box<dyn Future<Output = txn::Result<Vec<KeyLocked>>>>> {
         let (store, side) = (self.store.clone(), self.side.clone());
         Box::pin(async move {
-            let mut patience = pin!(pause(&side, patience));
-            let mut turn = None;
-            loop {
+            let (store, command, context) = (&store, &command, &context);
+            let ask = |turn: Option<Turn>| async move {
                 let permit = store.permits().acquire(super::WRITE_BYTES).await;
-                let (wait, locked) = match store.lock(&context, &command, turn, permit).await? {
-                    Locking::Done(results) => return Ok(results),
-                    Locking::Wait { wait, locked } => (wait, locked),
-                };
-                let _waiting = Waiting::begin(&side, command.start_ts, &locked);
-                let mut next = pin!(wait.turn());
-                let mut is_late = false;
-                turn = poll_fn(|context| match next.as_mut().poll(context) {
-                    Poll::Ready(turn) => Poll::Ready(Some(turn)),
-                    Poll::Pending => patience.as_mut().poll(context).map(|()| {
-                        is_late = true;
-                        None
-                    }),
-                })
-                .await;
-                if is_late {
-                    return Err(locked);
-                }
-            }
+                store.lock(context, command, turn, permit).await
+            };
+            let waits = |locked: &Error| Waiting::begin(&side, command.start_ts, locked);
+            until_locked(ask, pause(&side, patience), waits).await
         })
     }
 }

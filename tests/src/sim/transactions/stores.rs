@@ -71,7 +71,7 @@ impl World {
     }
 
     fn carry_polled(&mut self, node: usize, life: u64, polled: Polled) -> Result<(), Broken> {
-        let Polled { ended, commands, pauses, told, stamps } = polled;
+        let Polled { ended, commands, pauses, told, stamps, questions } = polled;
         if let Some(store) = &mut self.nodes[node].store {
             commands.into_iter().for_each(|command| store.command(command));
         }
@@ -83,11 +83,18 @@ impl World {
             let at = self.now + self.chance.between(100, 5 * MILLISECOND);
             self.plan_happening(at, Happening::StampStore { reply });
         }
+        for question in questions {
+            self.carry_question(question);
+        }
         for told in told {
             self.heed(node, told)?;
         }
         for (client, sealed) in ended {
-            let Some((client, life)) = client else { continue };
+            let Some((client, life)) = client else {
+                sealed();
+                (0..self.nodes.len()).for_each(|node| self.look_after_executor(node));
+                continue;
+            };
             self.trace.mix(self.now, 7, client as u64);
             if self.chance.below(1_000) >= ANSWERS_LOST {
                 self.answer_client(client, life, sealed);
