@@ -42,7 +42,13 @@ fn reads(criterion: &mut Criterion, regions: &[Region]) {
         let mut batch = WriteBatch::new();
         batch.put(ColumnFamily::Raw, data_key(&key_in(region)), value(region.id, VALUE_BYTES));
         engine.write(batch, Durability::Buffered).expect("it writes");
-        let delegate = ReadDelegate::new(Arc::new(region.clone()), region.peers[0], TERM, None);
+        let delegate = ReadDelegate::new(
+            Arc::new(region.clone()),
+            region.peers[0],
+            TERM,
+            Arc::default(),
+            None,
+        );
         delegate.set_lease(Duration::from_secs(1));
         registry.set(Arc::new(delegate));
     }
