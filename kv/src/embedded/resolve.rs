@@ -7,6 +7,9 @@
 //! | alive, and will commit later than the reader reads | passes | waits |
 //! | alive | waits | waits |
 //! | alive, with async commit, its time over | asks all its keys, then as above | the same |
+//!
+//! A transaction that asked for async commit may have fallen back to two phases at some of its keys: then its locks say
+//! nothing, and it ends at its primary key as any other.
 
 use skerry_proto::types::Ts;
 
@@ -61,6 +64,27 @@ impl Client {
     fn fate_of(&self, lock: &Lock, reads_at: Ts) -> Result<Fate> {
         let is_dead = lock.start_ts < self.dead_before();
         let now = if is_dead { Ts::MAX } else { self.timestamp() };
+        let mut status = self.ask(lock, reads_at, now, false)?;
+        if let Some(TxnStatus::Alive { lock: primary, .. }) = &status
+            && primary.use_async_commit
+            && primary.is_expired(now)
+        {
+            if let Some(end) = self.end_of_async(primary)? {
+                return Ok(Fate::Over(end));
+            }
+            status = self.ask(lock, reads_at, now, true)?;
+        }
+        Ok(fate_by(status.as_ref(), reads_at))
+    }
+
+    /// Asks at the primary key of a lock; none if nothing is known of the transaction there.
+    fn ask(
+        &self,
+        lock: &Lock,
+        reads_at: Ts,
+        now: Ts,
+        force_sync_commit: bool,
+    ) -> Result<Option<TxnStatus>> {
         let command = CheckTxnStatus {
             primary: self.key(&lock.primary)?,
             start_ts: lock.start_ts,
@@ -68,45 +92,38 @@ impl Client {
             current_ts: now,
             // The primary key may be locked last: only when its time is over, nothing means never.
             rollback_if_not_exist: lock.is_expired(now),
-            force_sync_commit: false,
+            force_sync_commit,
             resolving_pessimistic_lock: lock.is_pessimistic(),
             verify_is_primary: true,
         };
-        let status = self.at(region_key(&command.primary), |target| {
+        self.at(region_key(&command.primary), |target| {
             let permit = target.wait(target.member.txn.permits().acquire(COMMAND_BYTES));
             match target.wait(target.member.txn.write(&target.context, &command, permit)) {
                 Err(txn::Error::TxnNotFound { .. }) => Ok(None),
                 answered => answered.map(Some),
             }
-        })?;
-        Ok(match status {
-            Some(TxnStatus::Committed(at)) => Fate::Over(at),
-            Some(TxnStatus::RolledBack(_)) => Fate::Over(Ts::ZERO),
-            Some(TxnStatus::Alive { lock: primary, .. })
-                if primary.use_async_commit && primary.is_expired(now) =>
-            {
-                self.fate_of_async(&primary)?
-            }
-            Some(TxnStatus::Alive { is_pushed: true, .. }) if reads_at != Ts::ZERO => Fate::Later,
-            Some(TxnStatus::Alive { .. }) | None => Fate::Alive,
         })
     }
 
-    /// Asks at all other keys of a transaction with async commit: if all are locked it is committed.
-    fn fate_of_async(&self, primary: &Lock) -> Result<Fate> {
+    /// Asks at all other keys of a transaction with async commit: if all are locked for that it is committed. Answers
+    /// when, 0 if it never will be, and none if one of them is locked otherwise.
+    fn end_of_async(&self, primary: &Lock) -> Result<Option<Ts>> {
         let mut commit_ts = primary.min_commit_ts;
         for secondary in &primary.secondaries {
             let (keys, start_ts) = (vec![self.key(secondary)?], primary.start_ts);
             match self.run(&CheckSecondaryLocks { keys, start_ts })? {
                 SecondaryLocks::Locked(locks) => {
+                    if locks.iter().any(|(_, lock)| !lock.use_async_commit) {
+                        return Ok(None);
+                    }
                     let bounds = locks.iter().map(|(_, lock)| lock.min_commit_ts);
                     commit_ts = bounds.fold(commit_ts, Ts::max);
                 }
-                SecondaryLocks::Committed(at) => return Ok(Fate::Over(at)),
-                SecondaryLocks::RolledBack => return Ok(Fate::Over(Ts::ZERO)),
+                SecondaryLocks::Committed(at) => return Ok(Some(at)),
+                SecondaryLocks::RolledBack => return Ok(Some(Ts::ZERO)),
             }
         }
-        Ok(Fate::Over(commit_ts))
+        Ok(Some(commit_ts))
     }
 
     /// Runs a command for one key.
@@ -116,5 +133,15 @@ impl Client {
             let permit = target.wait(target.member.txn.permits().acquire(COMMAND_BYTES));
             target.wait(target.member.txn.write(&target.context, command, permit))
         })
+    }
+}
+
+/// What an answer of the primary key means for somebody who reads at a timestamp, 0 for a writer.
+fn fate_by(status: Option<&TxnStatus>, reads_at: Ts) -> Fate {
+    match status {
+        Some(TxnStatus::Committed(at)) => Fate::Over(*at),
+        Some(TxnStatus::RolledBack(_)) => Fate::Over(Ts::ZERO),
+        Some(TxnStatus::Alive { is_pushed: true, .. }) if reads_at != Ts::ZERO => Fate::Later,
+        Some(TxnStatus::Alive { .. }) | None => Fate::Alive,
     }
 }

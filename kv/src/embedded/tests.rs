@@ -221,16 +221,20 @@ fn a_transaction_of_ten_thousand_keys_and_many_parts_is_one() {
 }
 
 /// Locks keys as a transaction that stops after its first phase.
-fn prewrite(db: &Db, keys: &[&str], ttl_ms: u64) -> Ts {
+fn prewrite(db: &Db, keys: &[&str], ttl_ms: u64) {
+    prewrite_as(db, db.client().timestamp(), keys[0], keys, ttl_ms, Way::TwoPhases);
+}
+
+/// Locks keys for a transaction, as one request of it does.
+fn prewrite_as(db: &Db, start_ts: Ts, primary: &str, keys: &[&str], ttl_ms: u64, way: Way) {
     let client = db.client();
-    let start_ts = client.timestamp();
     let put = |user: &&str| {
         let key = client.key(user.as_bytes()).expect("a key");
         Mutation::new(key, Change::Put(Bytes::from_static(b"lost")))
     };
     let command = Prewrite {
         mutations: keys.iter().map(put).collect(),
-        primary: Bytes::copy_from_slice(keys[0].as_bytes()),
+        primary: Bytes::copy_from_slice(primary.as_bytes()),
         start_ts,
         ttl_ms,
         txn_size: keys.len() as u64,
@@ -238,7 +242,7 @@ fn prewrite(db: &Db, keys: &[&str], ttl_ms: u64) -> Ts {
         min_commit_ts: start_ts.next(),
         max_commit_ts: Ts::ZERO,
         assertion_level: AssertionLevel::Off,
-        way: Way::TwoPhases,
+        way,
     };
     let key = client.key(keys[0].as_bytes()).expect("a key");
     let locked = client.at(region_key(&key), |target| {
@@ -246,7 +250,6 @@ fn prewrite(db: &Db, keys: &[&str], ttl_ms: u64) -> Ts {
         target.wait(target.member.txn.write(&target.context, &command, permit))
     });
     assert!(matches!(locked, Ok(Prewritten::Done { .. })), "{locked:?}");
-    start_ts
 }
 
 #[test]
@@ -261,6 +264,20 @@ fn locks_of_a_process_that_died_hold_nobody_up() {
     assert_eq!(db.begin().scan("", "", 9), Ok(pairs(&[("a", "old"), ("b", "old")])));
     db.transaction(|txn| txn.put("b", "new")).expect("its owner is dead");
     assert_eq!(db.begin().get("b"), Ok(value("new")));
+}
+
+#[test]
+fn a_transaction_that_fell_back_to_two_phases_at_one_key_is_not_committed_by_its_locks() {
+    let home = home();
+    let db = open(&home);
+    db.transaction(|txn| txn.put_many([("a", "old"), ("b", "old")])).expect("a commit");
+    let start_ts = db.client().timestamp();
+    let secondaries = vec![Bytes::from_static(b"b")];
+    prewrite_as(&db, start_ts, "a", &["a"], 3_600_000, Way::Async(secondaries));
+    prewrite_as(&db, start_ts, "a", &["b"], 3_600_000, Way::TwoPhases);
+    drop(db);
+    let db = open(&home);
+    assert_eq!(db.begin().scan("", "", 9), Ok(pairs(&[("a", "old"), ("b", "old")])));
 }
 
 #[test]
