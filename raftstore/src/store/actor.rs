@@ -113,9 +113,9 @@ impl StoreActor {
         false
     }
 
-    /// Keeps a message for a region whose state is written and that nobody has begun or ended yet. A child is begun when
-    /// its parent's worker hears of the split; its candidate may have been quicker, and asks once in a whole election
-    /// time-out.
+    /// Keeps a message for a region whose state is written and that nobody has begun or ended yet. A child is begun
+    /// when its parent's worker hears of the split; its candidate may have been quicker, and asks once in a whole
+    /// election time-out.
     fn keep_for_child(&mut self, message: RaftMessage) {
         let region_id = RegionId::new(message.region_id);
         let mut meta = self.environment.meta.lock().expect("no holder panics");
