@@ -314,7 +314,7 @@ impl RocksConfig {
 const CACHE: &str = "Memory for blocks read from table files, shared by all column families. It \
     grows with use. The first thing to raise when there is memory to spare.";
 const BUFFER: &str = "Memory for the newest writes of one column family (`default`, `write` and \
-    `raw`; `lock` and `raft` take a quarter). When it is full it becomes a table file.";
+    `raw`; `lock` takes a quarter, `raft` a thirty-second). When it is full it becomes a table file.";
 const BUFFERS: &str = "How many write buffers a column family may have, the one being filled \
     included. Writers wait when all others are still being written out.";
 const TOTAL: &str = "Memory for all write buffers of all column families. Near it the largest is \
@@ -327,8 +327,8 @@ const LEVEL_COMPRESSION: &str = "Compression by level: `none`, `lz4` or `zstd`. 
 const BOTTOMMOST: &str = "Compression of the last level, where most of the data lies. `zstd` \
     saves disk for more processor time.";
 const BLOCK: &str = "Unit in which table files are read, compressed and cached.";
-const BLOOM: &str = "Bits of Bloom filter for each key; they save disk reads for keys that are \
-    not there. 0 turns the filters off.";
+const BLOOM: &str = "Bits of Bloom filter for each key, in `write` for all its versions together; \
+    they save disk reads for keys that are not there. 0 turns the filters off.";
 const TARGET: &str = "Size at which merging begins a new table file.";
 const BASE: &str =
     "Size of the first level below level 0. Each level is ten times the one above it.";

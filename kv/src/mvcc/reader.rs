@@ -45,15 +45,17 @@ pub enum TxnRecord {
 pub struct Reader<'view> {
     view: &'view dyn View,
     range: KeyRange,
+    /// Whether the range has no more than the versions of one key.
+    is_of_one_key: bool,
     /// Made when first used.
     writes: Option<SteppingCursor<'view>>,
     processed: Statistics,
 }
 
 impl<'view> Reader<'view> {
-    /// Reads keys whose versions lie in `range`.
-    pub fn new(view: &'view dyn View, range: KeyRange) -> Reader<'view> {
-        Reader { view, range, writes: None, processed: Statistics::default() }
+    /// Reads `key`.
+    pub fn of_key(view: &'view dyn View, key: &Key) -> Reader<'view> {
+        Reader::of_keys(view, [key])
     }
 
     /// Reads any of `keys`.
@@ -66,12 +68,13 @@ impl<'view> Reader<'view> {
             let (low, high) = bounds.unwrap_or((key, key));
             bounds = Some((low.min(key), high.max(key)));
         }
+        let is_of_one_key = bounds.is_some_and(|(low, high)| low == high);
         let range = match bounds {
             Some((low, high)) => KeyRange { start: low.at(Ts::MAX), end: high.behind() },
             // A range in which nothing lies.
             None => KeyRange::new(&b"\0"[..], &b"\0"[..]),
         };
-        Reader::new(view, range)
+        Reader { view, range, is_of_one_key, writes: None, processed: Statistics::default() }
     }
 
     /// What was done so far.
@@ -181,8 +184,11 @@ impl<'view> Reader<'view> {
 
     fn writes(&mut self) -> Result<&mut SteppingCursor<'view>> {
         if self.writes.is_none() {
-            self.writes =
-                Some(SteppingCursor::new(self.view.cursor(ColumnFamily::Write, &self.range)?));
+            let cursor = match self.is_of_one_key {
+                true => self.view.cursor_of_versions(ColumnFamily::Write, &self.range)?,
+                false => self.view.cursor(ColumnFamily::Write, &self.range)?,
+            };
+            self.writes = Some(SteppingCursor::new(cursor));
         }
         Ok(self.writes.as_mut().expect("it was made above"))
     }

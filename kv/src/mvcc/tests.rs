@@ -197,7 +197,7 @@ impl goldenscript::Runner for Runner {
                 let (key, start, mut changes) =
                     (Key::of(key.as_bytes()), Ts::from(*start), Changes::new());
                 let view = self.engine.view();
-                let write = match Reader::of_keys(&*view, [&key]).record_at(&key, start)? {
+                let write = match Reader::of_key(&*view, &key).record_at(&key, start)? {
                     Some(write) => Write { overlapped_rollback: true, ..write },
                     None => Write::rollback(start, *protected),
                 };
@@ -267,7 +267,7 @@ impl Runner {
             }
             Command::Record { key, start } => {
                 let (view, key) = (self.engine.view(), Key::of(key.as_bytes()));
-                match Reader::of_keys(&*view, [&key]).txn_record(&key, Ts::from(*start))? {
+                match Reader::of_key(&*view, &key).txn_record(&key, Ts::from(*start))? {
                     TxnRecord::Committed { commit_ts, kind } => {
                         format!("committed at {} ({kind:?})", commit_ts.get())
                     }

@@ -92,7 +92,7 @@ impl WriteCommand for CheckTxnStatus {
         view: &RegionView,
         concurrency: &Arc<Concurrency>,
     ) -> Result<Effect<TxnStatus>> {
-        let mut reader = Reader::of_keys(&*view.view, [&self.primary]);
+        let mut reader = Reader::of_key(&*view.view, &self.primary);
         let (mut changes, mut released) = (Changes::new(), Vec::new());
         let mut ending = Ending {
             reader: &mut reader,

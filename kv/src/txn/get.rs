@@ -47,7 +47,7 @@ impl ReadCommand for Get {
 
     fn run(&self, view: &RegionView) -> Result<Gotten> {
         view.check_key(self.key.as_bytes())?;
-        let mut reader = Reader::new(&*view.view, self.key.versions());
+        let mut reader = Reader::of_key(&*view.view, &self.key);
         let answer = reader.read(&self.key, &self.rules)?;
         reader.statistics().note(&view.reads);
         match answer {

@@ -36,7 +36,7 @@ impl WriteCommand for HeartBeat {
     }
 
     fn decide(&self, view: &RegionView, _: &Arc<Concurrency>) -> Result<Effect<u64>> {
-        let lock = Reader::of_keys(&*view.view, [&self.primary]).load_lock(&self.primary)?;
+        let lock = Reader::of_key(&*view.view, &self.primary).load_lock(&self.primary)?;
         let Some(mut lock) = lock.filter(|lock| lock.start_ts == self.start_ts) else {
             let (start_ts, primary) = (self.start_ts, self.primary.user_key()?);
             return Err(Error::TxnNotFound { start_ts, primary });

@@ -62,7 +62,7 @@ impl WriteCommand for Cleanup {
     }
 
     fn decide(&self, view: &RegionView, concurrency: &Arc<Concurrency>) -> Result<Effect<()>> {
-        let lock = Reader::of_keys(&*view.view, [&self.key]).load_lock(&self.key)?;
+        let lock = Reader::of_key(&*view.view, &self.key).load_lock(&self.key)?;
         if let Some(lock) = lock.filter(|lock| lock.start_ts == self.start_ts)
             && self.current_ts != Ts::ZERO
             && !lock.is_expired(self.current_ts)

@@ -260,6 +260,16 @@ pub trait View: Send + Sync {
 
     /// A cursor confined to `range`, not yet standing anywhere.
     fn cursor(&self, family: ColumnFamily, range: &KeyRange) -> Result<Box<dyn Cursor + '_>>;
+
+    /// The same where all keys in `range` are those at its start but for their last eight bytes: the versions of one
+    /// key. Filters may then say, without a search, that there is none.
+    fn cursor_of_versions(
+        &self,
+        family: ColumnFamily,
+        range: &KeyRange,
+    ) -> Result<Box<dyn Cursor + '_>> {
+        self.cursor(family, range)
+    }
 }
 
 /// Walks the pairs of one family inside its range. Every movement answers whether it stands on a pair;

@@ -171,7 +171,7 @@ proptest! {
     ) {
         let (engine, key) = (store(&histories), Key::of(KEYS[0].as_bytes()));
         let view = engine.view();
-        let mut reader = Reader::of_keys(&*view, [&key]);
+        let mut reader = Reader::of_key(&*view, &key);
         let entries = &histories[0].entries;
         for start in entries.iter().map(|(ts, entry)| entry.start(*ts)).chain([wanted]) {
             let own = entries.iter().find(|(ts, entry)| entry.start(**ts) == start);

@@ -176,6 +176,7 @@ impl RocksEngine {
     fn buffered_size(&self, family: ColumnFamily, range: &KeyRange) -> Result<u64> {
         let mut options = ReadOptions::default();
         options.set_read_tier(ReadTier::Memtable);
+        options.set_total_order_seek(true);
         options.set_iterate_lower_bound(&range.start[..]);
         options.set_iterate_upper_bound(range.end_or_last());
         let handle = handle(&self.database, family);

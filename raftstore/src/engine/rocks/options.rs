@@ -2,7 +2,7 @@
 //! its reason.
 
 use rocksdb::{
-    BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel, Options,
+    BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel, Options, SliceTransform,
     WriteBufferManager,
 };
 
@@ -44,6 +44,12 @@ impl Shared {
         }
     }
 }
+
+/// Bytes at the end of a key of family `write` that are its timestamp.
+const TIMESTAMP_BYTES: usize = 8;
+
+/// Part of a write buffer that is the filter over its keys.
+const BUFFER_FILTER_RATIO: f64 = 0.1;
 
 /// Options of the database as a whole.
 pub(super) fn database(config: &RocksConfig, shared: &Shared, create: bool) -> Options {
@@ -107,7 +113,25 @@ pub(super) fn family(
     options.set_hard_pending_compaction_bytes_limit(config.pending_compaction_stop_size.length());
     options.set_compression_per_level(&config.compression_per_level.map(compression));
     options.set_bottommost_compression_type(compression(config.bottommost_compression));
-    options.set_block_based_table_factory(&table(config, shared));
+    options.set_block_based_table_factory(&table(config, family, shared));
+    match family {
+        // Nearly every question is whether a key has any record, or any that is newer.
+        ColumnFamily::Write => {
+            let domain = Some((|key| key.len() > TIMESTAMP_BYTES) as fn(&[u8]) -> bool);
+            options.set_prefix_extractor(SliceTransform::create(
+                "skerry.user-key",
+                user_key,
+                domain,
+            ));
+            options.set_memtable_prefix_bloom_ratio(BUFFER_FILTER_RATIO);
+        }
+        // Every reader and every writer looks for a lock, and hardly ever finds one.
+        ColumnFamily::Lock => {
+            options.set_memtable_whole_key_filtering(true);
+            options.set_memtable_prefix_bloom_ratio(BUFFER_FILTER_RATIO);
+        }
+        _ => {}
+    }
     if let (ColumnFamily::Raw, Some(expiry)) = (family, raw_expiry) {
         options.set_compaction_filter_factory(ExpiryFilters::new(expiry.clone()));
         options.set_periodic_compaction_seconds(RAW_REWRITE_SECONDS);
@@ -115,9 +139,16 @@ pub(super) fn family(
     options
 }
 
+/// A key of family `write` without its timestamp: what filters of that family know.
+fn user_key(key: &[u8]) -> &[u8] {
+    &key[..key.len() - TIMESTAMP_BYTES]
+}
+
 /// The form of table files.
-fn table(config: &RocksConfig, shared: Option<&Shared>) -> BlockBasedOptions {
+fn table(config: &RocksConfig, family: ColumnFamily, shared: Option<&Shared>) -> BlockBasedOptions {
     let mut table = BlockBasedOptions::default();
+    // What is in the filter without its timestamp need not be there again with each.
+    table.set_whole_key_filtering(family != ColumnFamily::Write);
     table.set_block_size(config.block_size.length());
     if config.bloom_filter_bits > 0 {
         table.set_bloom_filter(f64::from(config.bloom_filter_bits), false);

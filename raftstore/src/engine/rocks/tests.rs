@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use proptest::prelude::*;
+use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
 use tempfile::TempDir;
 
 use super::*;
@@ -369,4 +370,88 @@ fn statistics_count_what_is_there() {
     assert!(!statistics.write_stopped);
     drop(view);
     assert_eq!(engine.statistics().expect("statistics").views, 0);
+}
+
+// Filters over keys without their timestamps.
+
+/// A key of family `write`.
+fn version(key: &str, timestamp: u64) -> Vec<u8> {
+    [key.as_bytes(), &timestamp.to_be_bytes()].concat()
+}
+
+fn versions(key: &str) -> KeyRange {
+    KeyRange::new(version(key, 0), [&version(key, u64::MAX)[..], &[0]].concat())
+}
+
+fn put_versions(engine: &RocksEngine, versions: &[(&str, u64)]) {
+    let mut batch = WriteBatch::new();
+    for (key, timestamp) in versions {
+        batch.put(ColumnFamily::Write, version(key, *timestamp), "record");
+    }
+    engine.write(batch, Durability::Buffered).expect("write");
+}
+
+fn walk(mut cursor: Box<dyn Cursor + '_>) -> Vec<Vec<u8>> {
+    let mut keys = Vec::new();
+    let mut stands = cursor.seek_to_first().expect("seek");
+    while stands {
+        keys.push(cursor.key().to_vec());
+        stands = cursor.next().expect("step");
+    }
+    keys
+}
+
+/// Half of it lies in files, half in a buffer.
+fn holding_versions() -> (TempDir, RocksEngine) {
+    let home = tempfile::tempdir().expect("temporary directory");
+    let engine = open(home.path()).expect("open");
+    put_versions(&engine, &[("apple", 1), ("apple", 2), ("pear", 1), ("peach", 7)]);
+    engine.settle(ColumnFamily::Write);
+    put_versions(&engine, &[("apple", 3), ("cherry", 1), ("peach", 9)]);
+    (home, engine)
+}
+
+#[test]
+fn filters_hide_no_version_and_no_other_key() {
+    let (_home, engine) = holding_versions();
+    let view = engine.view();
+    let mut seen = 0;
+    for key in ["apple", "banana", "cherry", "pea", "peach", "pear", "p", "zucchini"] {
+        let range = versions(key);
+        let filtered = walk(view.cursor_of_versions(ColumnFamily::Write, &range).expect("cursor"));
+        let searched = walk(view.cursor(ColumnFamily::Write, &range).expect("cursor"));
+        assert_eq!(filtered, searched, "{key}");
+        seen += filtered.len();
+    }
+    let all = KeyRange::new("", "");
+    let everything = walk(view.cursor(ColumnFamily::Write, &all).expect("cursor"));
+    assert_eq!((everything.len(), seen), (7, 7));
+    let last = KeyRange::new(version("peach", 8), version("zucchini", 0));
+    let keys = walk(view.cursor(ColumnFamily::Write, &last).expect("cursor"));
+    assert_eq!(keys, [version("peach", 9), version("pear", 1)], "it begins where no key is");
+    assert!(engine.approximate_size(ColumnFamily::Write, &last).expect("size") > 0);
+    assert_eq!(engine.get(ColumnFamily::Write, &version("pear", 2)).expect("get"), None);
+    assert!(engine.get(ColumnFamily::Write, &version("pear", 1)).expect("get").is_some());
+}
+
+/// How often filters of buffers and of files have said that a key is not there.
+fn refusals_of_filters<'a>(find: impl Fn() -> Box<dyn Cursor + 'a>) -> [u64; 2] {
+    let mut context = PerfContext::default();
+    set_perf_stats(PerfStatsLevel::EnableCount);
+    context.reset();
+    assert!(walk(find()).is_empty());
+    let metrics = [PerfMetric::BloomMemtableMissCount, PerfMetric::BloomSstMissCount];
+    let refusals = metrics.map(|metric| context.metric(metric));
+    set_perf_stats(PerfStatsLevel::Disable);
+    refusals
+}
+
+#[test]
+fn a_key_without_versions_is_not_searched_for() {
+    let (_home, engine) = holding_versions();
+    let (view, family, range) = (engine.view(), ColumnFamily::Write, versions("banana"));
+    let asked = || view.cursor_of_versions(family, &range).expect("cursor");
+    assert_eq!(refusals_of_filters(asked), [1, 1], "one buffer, one file");
+    let not_asked = || view.cursor(family, &range).expect("cursor");
+    assert_eq!(refusals_of_filters(not_asked), [0, 0]);
 }

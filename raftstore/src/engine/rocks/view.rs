@@ -109,8 +109,37 @@ impl View for RocksView {
     }
 
     fn cursor(&self, family: ColumnFamily, range: &KeyRange) -> Result<Box<dyn Cursor + '_>> {
+        Ok(self.cursor_in(family, range, Filters::Ignored))
+    }
+
+    fn cursor_of_versions(
+        &self,
+        family: ColumnFamily,
+        range: &KeyRange,
+    ) -> Result<Box<dyn Cursor + '_>> {
+        Ok(self.cursor_in(family, range, Filters::Asked))
+    }
+}
+
+/// Whether a cursor asks the filters over keys without their timestamps (`options::user_key`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Filters {
+    /// It moves among different keys, about which one key's filter says nothing.
+    Ignored,
+    /// It stays at one key.
+    Asked,
+}
+
+impl RocksView {
+    fn cursor_in(
+        &self,
+        family: ColumnFamily,
+        range: &KeyRange,
+        filters: Filters,
+    ) -> Box<dyn Cursor + '_> {
         let database: &DB = self.pinned.borrow_owner();
         let mut options = ReadOptions::default();
+        options.set_total_order_seek(filters == Filters::Ignored);
         // RocksDB wants bounds that are not reversed.
         let end = if range.is_empty() { &range.start } else { &range.end };
         options.set_iterate_lower_bound(&range.start[..]);
@@ -119,7 +148,7 @@ impl View for RocksView {
         }
         let snapshot = &self.pinned.borrow_dependent().snapshot;
         let iterator = snapshot.raw_iterator_cf_opt(handle(database, family), options);
-        Ok(Box::new(RocksCursor { iterator, path: database.path(), damage: self.damage }))
+        Box::new(RocksCursor { iterator, path: database.path(), damage: self.damage })
     }
 }
 
