@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use skerry_benches::{plain_rocks, value};
+use skerry_kv::metrics::cpu_seconds;
 use skerry_kv::mvcc::{Key, ReadRules};
 use skerry_kv::raw::{Ordering as PutOrdering, Put, RawLimits, RawStore};
 use skerry_kv::storage::{ApiVersion, Permits, ReplicatedStorage, RequestContext, Storage};
@@ -353,13 +354,21 @@ fn read_key(many: bool, number: u64) -> Bytes {
     format!("{}{number:012}", if many { "many" } else { "once" }).into()
 }
 
-/// Runs `operation` in `clients` closed loops for a while; answers how many a second.
+/// What closed loops came to.
+#[derive(Clone, Copy)]
+struct Rate {
+    a_second: f64,
+    /// Processor time of one, of all stores and clients. It tells more than the rate where others use the machine.
+    cpu_us: f64,
+}
+
+/// Runs `operation` in `clients` closed loops for a while.
 async fn rate<F: Future<Output = ()> + 'static>(
     clients: u64,
     seconds: f64,
     operation: impl Fn(u64) -> F + Clone + 'static,
-) -> f64 {
-    let began = SystemClock.monotonic();
+) -> Rate {
+    let (began, cpu_before) = (SystemClock.monotonic(), cpu_seconds(None));
     let end = began + Duration::from_secs_f64(seconds);
     let client = |client: u64| {
         let operation = operation.clone();
@@ -377,12 +386,15 @@ async fn rate<F: Future<Output = ()> + 'static>(
     for client in clients {
         done += client.await.expect("a client does not panic");
     }
-    done as f64 / (SystemClock.monotonic() - began).as_secs_f64()
+    Rate {
+        a_second: done as f64 / (SystemClock.monotonic() - began).as_secs_f64(),
+        cpu_us: (cpu_seconds(None) - cpu_before) * 1e6 / done as f64,
+    }
 }
 
 /// What RocksDB does with the same keys on one thread.
-fn rocks_gets(rocks: &rocksdb::DB, keys: u64, seconds: f64) -> f64 {
-    let began = SystemClock.monotonic();
+fn rocks_gets(rocks: &rocksdb::DB, keys: u64, seconds: f64) -> Rate {
+    let (began, cpu_before) = (SystemClock.monotonic(), cpu_seconds(None));
     let end = began + Duration::from_secs_f64(seconds);
     let mut done: u64 = 0;
     while SystemClock.monotonic() < end {
@@ -392,7 +404,10 @@ fn rocks_gets(rocks: &rocksdb::DB, keys: u64, seconds: f64) -> f64 {
         }
         done += BATCH as u64;
     }
-    done as f64 / (SystemClock.monotonic() - began).as_secs_f64()
+    Rate {
+        a_second: done as f64 / (SystemClock.monotonic() - began).as_secs_f64(),
+        cpu_us: (cpu_seconds(None) - cpu_before) * 1e6 / done as f64,
+    }
 }
 
 /// One line of the result, over all rounds.
@@ -401,6 +416,7 @@ struct Line {
     /// What the goal is about: the ratio in words.
     of: &'static str,
     rates: Vec<f64>,
+    cpu_us: Vec<f64>,
     ratios: Vec<f64>,
     /// Goal and floor; less is better if the goal is above 1.
     goal: Option<(f64, f64)>,
@@ -417,23 +433,33 @@ fn median(numbers: &[f64]) -> f64 {
 struct Table(Vec<Line>);
 
 impl Table {
-    fn add(&mut self, name: &str, of: &'static str, figures: (f64, f64), goal: Option<(f64, f64)>) {
+    fn add(
+        &mut self,
+        name: &str,
+        of: &'static str,
+        rate: Rate,
+        ratio: f64,
+        goal: Option<(f64, f64)>,
+    ) {
         let line = match self.0.iter().position(|line| line.name == name) {
             Some(known) => &mut self.0[known],
             None => {
-                let (name, rates, ratios) = (name.to_string(), Vec::new(), Vec::new());
-                self.0.push(Line { name, of, rates, ratios, goal });
+                let (rates, cpu_us, ratios) = Default::default();
+                self.0.push(Line { name: name.to_string(), of, rates, cpu_us, ratios, goal });
                 self.0.last_mut().expect("it was pushed")
             }
         };
-        line.rates.push(figures.0);
-        line.ratios.push(figures.1);
+        line.rates.push(rate.a_second);
+        line.cpu_us.push(rate.cpu_us);
+        line.ratios.push(ratio);
     }
 
     fn print(&self) {
-        println!("| what | a second | ratio | of what | goal | floor | spread of the ratio |");
-        println!("|{}", " --- |".repeat(7));
-        for Line { name, of, rates, ratios, goal } in &self.0 {
+        println!(
+            "| what | a second | CPU us each | ratio | of what | goal | floor | spread of the ratio |"
+        );
+        println!("|{}", " --- |".repeat(8));
+        for Line { name, of, rates, cpu_us, ratios, goal } in &self.0 {
             let (low, high) = ratios.iter().fold((f64::MAX, f64::MIN), |(low, high), ratio| {
                 (low.min(*ratio), high.max(*ratio))
             });
@@ -441,8 +467,9 @@ impl Table {
                 (format!("{goal:.2}"), format!("{floor:.2}"))
             });
             println!(
-                "| {name} | {:.0} | {:.2} | {of} | {goal} | {floor} | {low:.2} to {high:.2} |",
+                "| {name} | {:.0} | {:.1} | {:.2} | {of} | {goal} | {floor} | {low:.2} to {high:.2} |",
                 median(rates),
+                median(cpu_us),
                 median(ratios),
             );
         }
@@ -451,59 +478,61 @@ impl Table {
 
 async fn writes(world: &Rc<World>, choice: &Choice, clients: u64, table: &mut Table) {
     let name = |what: &str| format!("{what}, {clients} clients");
-    let seconds = choice.seconds;
-    let own = Rc::clone(world);
-    let puts = rate(clients, seconds, move |_| Rc::clone(&own).raw_put()).await;
-    table.add(&name("raw puts"), "itself", (puts, 1.0), None);
+    let (seconds, own) = (choice.seconds, || Rc::clone(world));
+    let puts = {
+        let own = own();
+        rate(clients, seconds, move |_| Rc::clone(&own).raw_put()).await
+    };
+    let ratio = |rate: Rate| rate.a_second / puts.a_second;
+    table.add(&name("raw puts"), "itself", puts, 1.0, None);
     if choice.wants("1pc") {
-        let own = Rc::clone(world);
+        let own = own();
         let done = rate(clients, seconds, move |_| Rc::clone(&own).one_phase()).await;
-        table.add(&name("one phase"), "raw puts", (done, done / puts), Some((0.85, 0.70)));
+        table.add(&name("one phase"), "raw puts", done, ratio(done), Some((0.85, 0.70)));
     }
     if choice.wants("2pc") {
-        let own = Rc::clone(world);
+        let own = own();
         let done = rate(clients, seconds, move |_| Rc::clone(&own).two_phases()).await;
         world.settle().await;
-        table.add(
-            &name("two phases, two regions"),
-            "raw puts",
-            (done, done / puts),
-            Some((0.50, 0.35)),
-        );
-        let keys = 2.0 * done;
-        table.add(&name("the same, keys"), "raw puts", (keys, keys / puts), None);
+        let goal = Some((0.50, 0.35));
+        table.add(&name("two phases, two regions"), "raw puts", done, ratio(done), goal);
+        let keys = Rate { a_second: 2.0 * done.a_second, cpu_us: done.cpu_us / 2.0 };
+        table.add(&name("the same, keys"), "raw puts", keys, ratio(keys), None);
     }
     if choice.wants("pessimistic") {
-        let own = Rc::clone(world);
+        let own = own();
         let done = rate(clients, seconds, move |_| Rc::clone(&own).pessimistic()).await;
-        table.add(&name("pessimistic, one phase"), "raw puts", (done, done / puts), None);
+        table.add(&name("pessimistic, one phase"), "raw puts", done, ratio(done), None);
     }
 }
 
 async fn reads(world: &Rc<World>, choice: &Choice, rocks: &rocksdb::DB, table: &mut Table) {
-    let (keys, seconds) = (choice.keys, choice.seconds);
+    let (keys, seconds, own) = (choice.keys, choice.seconds, || Rc::clone(world));
     let reference = rocks_gets(rocks, keys, seconds);
-    table.add("reference: RocksDB, cached gets", "itself", (reference, 1.0), None);
+    let ratio = |rate: Rate| rate.a_second / reference.a_second;
+    table.add("reference: RocksDB, cached gets", "itself", reference, 1.0, None);
     if choice.wants("get") {
-        let own = Rc::clone(world);
+        let own = own();
         let done = rate(1, seconds, move |draw| Rc::clone(&own).get(draw, keys)).await;
-        table.add("snapshot gets, one client", "RocksDB's gets", (done, done / reference), None);
+        table.add("snapshot gets, one client", "RocksDB's gets", done, ratio(done), None);
     }
     if choice.wants("batch") {
-        let own = Rc::clone(world);
+        let own = own();
         let done = rate(1, seconds, move |draw| Rc::clone(&own).batch_get(draw, keys)).await;
-        let done = done * BATCH as f64;
-        let name = "batched gets, one client, keys";
-        table.add(name, "RocksDB's gets", (done, done / reference), Some((0.45, 0.25)));
+        let batch = BATCH as f64;
+        let done = Rate { a_second: done.a_second * batch, cpu_us: done.cpu_us / batch };
+        let goal = Some((0.45, 0.25));
+        table.add("batched gets, one client, keys", "RocksDB's gets", done, ratio(done), goal);
     }
     if choice.wants("scan") {
-        let own = Rc::clone(world);
-        let once = rate(1, seconds, move |draw| Rc::clone(&own).scan(false, draw, keys)).await;
-        table.add("scans of 100 keys, one version", "itself", (once, 1.0), None);
-        let own = Rc::clone(world);
-        let many = rate(1, seconds, move |draw| Rc::clone(&own).scan(true, draw, keys)).await;
+        let scan = |many| {
+            let own = own();
+            rate(1, seconds, move |draw| Rc::clone(&own).scan(many, draw, keys))
+        };
+        let (once, many) = (scan(false).await, scan(true).await);
+        table.add("scans of 100 keys, one version", "itself", once, 1.0, None);
         let name = "scans of 100 keys, ten versions: times the time";
-        table.add(name, "one version", (many, once / many), Some((3.0, 3.0)));
+        table.add(name, "one version", many, once.a_second / many.a_second, Some((3.0, 3.0)));
     }
 }
 

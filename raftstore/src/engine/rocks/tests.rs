@@ -374,9 +374,9 @@ fn statistics_count_what_is_there() {
 
 // Filters over keys without their timestamps.
 
-/// A key of family `write`.
+/// A key of family `write`. What stands before the timestamp ends by itself, as there.
 fn version(key: &str, timestamp: u64) -> Vec<u8> {
-    [key.as_bytes(), &timestamp.to_be_bytes()].concat()
+    [key.as_bytes(), &[0], &timestamp.to_be_bytes()].concat()
 }
 
 fn versions(key: &str) -> KeyRange {
