@@ -4,6 +4,7 @@
 //! * [`marks`]: the two safe points and the barriers before them. On disk: what was promised to clients.
 //! * [`round`]: what the stores are doing about it, step by step. In memory: a restart begins the round anew.
 //! * [`ranges`]: a set of keys, made of the ranges that stores report.
+//! * [`wire`]: reports and orders as they travel.
 //!
 //! # How old versions go
 //!
@@ -32,6 +33,7 @@
 pub mod marks;
 pub mod ranges;
 pub mod round;
+pub mod wire;
 
 pub use marks::{Barrier, BarrierName, Marks};
 pub use round::{Order, Phase, Report, Round};

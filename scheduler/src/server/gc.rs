@@ -249,28 +249,12 @@ impl Gc for Rounds {
         let request = request.into_inner();
         admit(shared, request.header.as_ref())?;
         let store = StoreId::new(request.store_id);
-        let free = request.free_of_locks.into_iter();
-        let report = Report {
-            kept: request.kept,
-            resolved_to: request.resolved_to,
-            free: free.map(|range| (range.start_key, range.end_key)).collect(),
-            collecting_to: request.collecting_to,
-            regions: request.regions,
-            regions_left: request.regions_left,
-            dropped: request.records_dropped,
-            obstacle: request.obstacle,
-        };
+        let report = Report::from(request);
         let taken =
             shared.decide(|cluster, now| cluster.collection_report(store, report, now)).await;
         let order = taken.and_then(|()| shared.cluster().collection_order());
         reply(shared, order, |header, order| match order {
-            Some(order) => ReportResponse {
-                header,
-                safe_point: order.safe_point,
-                lease_ms: u64::try_from(order.lease.as_millis()).unwrap_or(u64::MAX),
-                resolve_to: order.resolve_to,
-                collect_to: order.collect_to,
-            },
+            Some(order) => ReportResponse { header, ..order.into() },
             None => ReportResponse { header, ..ReportResponse::default() },
         })
     }

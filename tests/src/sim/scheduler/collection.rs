@@ -2,7 +2,6 @@
 //! as the server drives them in production.
 
 use skerry_proto::gcpb::{ReportRequest, ReportResponse};
-use skerry_scheduler::gc::Report;
 
 use super::*;
 
@@ -28,29 +27,11 @@ impl Scheduler {
         now: Moment,
     ) -> Option<ReportResponse> {
         let store = StoreId::new(request.store_id);
-        let free = request.free_of_locks.into_iter();
-        let report = Report {
-            kept: request.kept,
-            resolved_to: request.resolved_to,
-            free: free.map(|range| (range.start_key, range.end_key)).collect(),
-            collecting_to: request.collecting_to,
-            regions: request.regions,
-            regions_left: request.regions_left,
-            dropped: request.records_dropped,
-            obstacle: request.obstacle,
-        };
         let reading = self.by_the_clock(now);
         let Decision { changes, .. } =
-            self.cluster.collection_report(store, report, reading).ok()?;
+            self.cluster.collection_report(store, request.into(), reading).ok()?;
         self.install(changes);
-        let order = self.cluster.collection_order().ok()?;
-        Some(ReportResponse {
-            header: None,
-            safe_point: order.safe_point,
-            lease_ms: u64::try_from(order.lease.as_millis()).unwrap_or(u64::MAX),
-            resolve_to: order.resolve_to,
-            collect_to: order.collect_to,
-        })
+        self.cluster.collection_order().ok().map(ReportResponse::from)
     }
 
     /// Versions below it may be gone.
