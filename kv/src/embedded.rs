@@ -34,8 +34,10 @@
 //!    before it began, and [`Db::update`] and [`Db::remove`] change what is there at that moment or nothing.
 //! 3. Transactions are isolated by snapshots: each reads as of its beginning, and of two that overlap and write
 //!    the same key one fails, and is run again.
-//! 4. A directory is open once. Dropping a [`Db`] closes it as [`Db::close`] does, but tells nobody what went wrong.
-//! 5. A disk that fails to write ends the process: nobody could say what it has kept.
+//! 4. What a transaction sees stays for as long as old versions live, ten minutes unless [`Settings`] say otherwise.
+//!    One that is older is refused ([`Error::TooOld`]), when it reads and when it commits.
+//! 5. A directory is open once. Dropping a [`Db`] closes it as [`Db::close`] does, but tells nobody what went wrong.
+//! 6. A disk that fails to write ends the process: nobody could say what it has kept.
 //!
 //! # How it is made
 //!
@@ -43,28 +45,32 @@
 //! | --- | --- |
 //! | [`settings`] | the YAML file |
 //! | `alone`, `placement` | one server: its store, and its scheduler's pure parts |
+//! | `collector` | drops its old versions |
 //! | `fleet` | several servers and their scheduler, on a runtime of their own |
 //! | `client` | finds the store that leads a region, and calls it until it answers |
 //! | `transaction`, `commit`, `resolve` | what a transactional client does |
 //! | `wait` | waits on the caller's thread |
 //!
-//! What it does not do: old versions are not collected by one server, and there is no lock in advance (pessimistic
-//! transactions are for clients of the wire).
+//! What it does not do: there is no lock in advance (pessimistic transactions are for clients of the wire).
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use skerry_raftstore::time::SystemClock;
 use slog::{Discard, Logger, o};
 
 use self::alone::Alone;
 use self::client::{Client, PATIENCE};
 use self::fleet::Fleet;
 use self::wait::Patience;
+use crate::config::Config;
 use crate::logging::{self, LogConfig, LogLevel, Logging};
 use crate::raw::{CompareAndSwap, Ordering, Put, Scan, Swap};
 
 mod alone;
 pub(crate) mod client;
+mod collector;
 mod commit;
 mod error;
 mod fleet;
@@ -127,7 +133,9 @@ impl Db {
         let (client, servers) = match settings.servers {
             1 => {
                 fleet::refuse_other_count(&settings.path, 1)?;
-                let (alone, client) = Alone::open(&settings.path, &logger)?;
+                let config = Config { scheduler: settings.scheduler(), ..Config::default() };
+                let clock = Arc::new(SystemClock);
+                let (alone, client) = Alone::open(&settings.path, &config, clock, &logger)?;
                 (client, Servers::Alone(Box::new(alone)))
             }
             _ => {

@@ -5,11 +5,13 @@
 //!    standalone server does it (`kv/src/node/identity.rs`), with which this shares its form: what was written through
 //!    the library can be served by `skerry playground --standalone`, and the other way round.
 //! 3. The raw and the transactional API over it.
+//! 4. Old versions are collected ([`super::collector`]), if they are not to stay for ever.
 //!
 //! **Invariant.** It is stopped in the opposite order, and what was accepted is answered before.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use skerry_proto::metapb::{Region, Store, StoreLabel};
 use skerry_proto::store::standalone_label;
@@ -17,14 +19,16 @@ use skerry_proto::types::{StoreId, Ts};
 use skerry_raftstore::engine::Engine;
 use skerry_raftstore::engine::directory::{DataDirectory, Identity, Purpose};
 use skerry_raftstore::engine::rocks::RocksEngine;
-use skerry_raftstore::time::SystemClock;
+use skerry_raftstore::time::{Clock, SystemClock};
 use slog::Logger;
 
 use super::client::{Client, Member};
+use super::collector::{Collector, Ground};
 use super::placement::Placement;
 use super::wait::Waiter;
 use crate::config::Config;
 use crate::error::Result;
+use crate::gc::SafePoints;
 use crate::node::identity::{read_regions, write_regions};
 use crate::node::membership::VERSION_LABEL;
 use crate::node::{Mode, PROTOCOL_VERSION, VIEWS_TIMEOUT, open_engine};
@@ -42,17 +46,24 @@ pub(super) struct Alone {
     raw: Arc<RawStore>,
     engine: Arc<RocksEngine>,
     placement: Arc<Placement>,
+    /// None if everything is kept.
+    collector: Option<Collector>,
     /// Released last: the lock must outlive everything that writes below it.
     _directory: DataDirectory,
 }
 
 impl Alone {
-    /// Opens or begins the database below `path`; answers who reaches it.
-    pub(super) fn open(path: &Path, logger: &Logger) -> Result<(Alone, Client)> {
-        let config = Config::default();
-        let placement = Placement::open(&path.join("scheduler"))?;
+    /// Opens or begins the database below `path`; answers who reaches it. Timestamps, and with them the age of
+    /// versions, are of `clock`.
+    pub(super) fn open(
+        path: &Path,
+        config: &Config,
+        clock: Arc<dyn Clock>,
+        logger: &Logger,
+    ) -> Result<(Alone, Client)> {
+        let placement = Placement::open(&path.join("scheduler"), &config.scheduler, clock)?;
         let directory = DataDirectory::open(&path.join("store-1"), Purpose::STANDALONE_STORE)?;
-        let engine = Arc::new(open_engine(&config, Mode::Standalone, &directory, logger)?);
+        let engine = Arc::new(open_engine(config, Mode::Standalone, &directory, logger)?);
         let (store_id, regions) = establish(&directory, &engine, &placement)?;
         placement.register(record(store_id, directory.path()), &regions)?;
         let storage = LocalStorage::start(
@@ -67,18 +78,27 @@ impl Alone {
         let timestamps = Arc::clone(&placement) as Arc<dyn Timestamps>;
         let reads = Arc::clone(raw.read_pool());
         let limits = config.storage.txn_limits();
+        let safe_points = SafePoints::none();
+        // What earlier lives have collected is gone.
+        safe_points.hear(placement.safe_point()?, Duration::ZERO, None);
         let txn =
             TxnStore::new(Arc::clone(&shared), VERSION, limits, Arc::clone(&timestamps), reads);
-        let member =
-            Member { store_id, storage: shared, raw: Arc::clone(&raw), txn: Arc::new(txn) };
+        let txn = Arc::new(txn.keeping(safe_points));
+        let ground = Ground { store_id, storage: Arc::clone(&shared), txn: Arc::clone(&txn) };
+        let member = Member { store_id, storage: shared, raw: Arc::clone(&raw), txn };
         // Nobody else has ever written here: transactions of earlier lives ended with their processes.
         let began: Ts = placement.timestamp();
         let client = Client::new(vec![member], timestamps, Waiter::default(), began);
-        Ok((Alone { storage, raw, engine, placement, _directory: directory }, client))
+        let collector = (config.scheduler.gc_life_time_ms > 0)
+            .then(|| Collector::start(ground, Arc::clone(&placement), &config.gc, logger.clone()));
+        Ok((Alone { storage, raw, engine, placement, collector, _directory: directory }, client))
     }
 
     /// Answers everything accepted and closes the engines. The client must be gone.
     pub(super) fn stop(self) -> Result<()> {
+        if let Some(collector) = self.collector {
+            collector.stop();
+        }
         self.raw.stop();
         self.storage.stop();
         let closed = self.engine.close(VIEWS_TIMEOUT);

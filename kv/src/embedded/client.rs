@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use skerry_proto::metapb;
-use skerry_proto::types::{RegionId, StoreId, Ts};
+use skerry_proto::types::{StoreId, Ts};
 use skerry_raftstore::keys;
 
 use super::error::{Error, Result, is_redirect};
@@ -197,15 +197,7 @@ impl Client {
             return None;
         }
         let (member, region) = (&self.members[route.leader], Arc::clone(&route.region));
-        let context = RequestContext {
-            region_id: RegionId::new(region.id),
-            epoch: region.epoch(),
-            peer_id: region.peer_on_store(member.store_id)?.peer_id(),
-            store_id: member.store_id,
-            term: None,
-            api_version: 0,
-            replica_read: false,
-        };
+        let context = RequestContext::inside(&region, member.store_id, member.txn.keys().version);
         Some(Target { member, context, region, waiter: &self.waiter })
     }
 

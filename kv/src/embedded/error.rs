@@ -19,6 +19,11 @@ pub enum Error {
     #[error("{0}")]
     Conflict(String),
 
+    /// Begin the transaction again and be quicker, or let versions live longer ([`Settings`](super::Settings)): what this
+    /// one would have to see may be gone.
+    #[error("{0}")]
+    TooOld(String),
+
     /// Call again later: nobody could serve the call in time.
     #[error("not done in time: {0}")]
     Busy(String),
@@ -76,6 +81,7 @@ impl From<txn::Error> for Error {
             | txn::Error::WriteConflict(_)
             | txn::Error::TxnLockNotFound { .. }
             | txn::Error::CommitTsExpired { .. } => Error::Conflict(text),
+            txn::Error::TooOld { .. } => Error::TooOld(text),
             _ => Error::Invalid(text),
         }
     }

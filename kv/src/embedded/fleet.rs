@@ -21,6 +21,7 @@ use skerry_proto::metapb::PeerRole;
 use skerry_proto::pdpb;
 use skerry_proto::types::{StoreId, Ts};
 use skerry_raftstore::time;
+use skerry_scheduler::config::SchedulerConfig;
 use slog::Logger;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle};
@@ -126,14 +127,14 @@ impl Fleet {
 impl Plan {
     fn of(settings: &Settings, logger: Logger) -> Result<Plan> {
         let Settings { servers, address, port, path, .. } = settings;
+        let scheduler = settings.scheduler();
         let at = |offset: u16| format!("{address}:{}", port + offset);
         let store = |number: u16| {
             let mut config = Config::default();
             config.server.addr = at(number);
             config.server.status_addr = at(servers + 1 + number);
             config.server.scheduler_addr = at(*servers);
-            config.scheduler.addr = at(*servers);
-            config.scheduler.replicas_max = u32::from(*servers);
+            config.scheduler = SchedulerConfig { addr: at(*servers), ..scheduler.clone() };
             config
         };
         let stores: Vec<Config> = (0..*servers).map(store).collect();

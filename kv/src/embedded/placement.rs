@@ -5,6 +5,7 @@
 //! 2. A decision is written and synced, then installed, then answered, all by the thread that asked and under one
 //!    mutex: there is one store, and it asks a handful of times in its life. Timestamps are asked for all the time, but
 //!    need the disk only once a second.
+//! 3. The store's part in garbage collection confers with it ([`Placement::confer`]): the same rounds as in a cluster.
 //!
 //! Its data lies where that of a playground's scheduler would, in the same form.
 
@@ -14,13 +15,14 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use skerry_proto::gcpb::{ReportRequest, ReportResponse};
 use skerry_proto::metapb::{Region, Store};
 use skerry_proto::types::{ClusterId, StoreId, Ts};
 use skerry_raftstore::config::RocksConfig;
 use skerry_raftstore::engine::directory::{DataDirectory, Identity, Purpose};
 use skerry_raftstore::engine::rocks::RocksEngine;
 use skerry_raftstore::engine::{Durability, Engine};
-use skerry_raftstore::time::{SystemClock, entropy, fatal};
+use skerry_raftstore::time::{Clock, entropy, fatal};
 use skerry_scheduler::cluster::{Cluster, Decision};
 use skerry_scheduler::config::SchedulerConfig;
 use skerry_scheduler::moment::Moment;
@@ -39,6 +41,7 @@ pub(super) struct Placement {
     state: Mutex<State>,
     storage: Storage,
     engine: Arc<RocksEngine>,
+    clock: Arc<dyn Clock>,
     /// Released last: the lock must outlive the engine.
     _directory: DataDirectory,
 }
@@ -50,7 +53,11 @@ struct State {
 
 impl Placement {
     /// Opens or begins what lies in `path`.
-    pub(super) fn open(path: &Path) -> Result<Arc<Placement>> {
+    pub(super) fn open(
+        path: &Path,
+        config: &SchedulerConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Placement>> {
         let directory = DataDirectory::open(path, Purpose::SCHEDULER)?;
         let engine =
             Arc::new(RocksEngine::open(&directory.data_path(), &RocksConfig::small(), None)?);
@@ -75,11 +82,11 @@ impl Placement {
             Change::TimestampLimit(limit_ms) => Some(*limit_ms),
             _ => None,
         });
-        let (config, now) = (SchedulerConfig::default(), Moment::now(&SystemClock));
+        let now = Moment::now(&*clock);
         let oracle = Oracle::restore(limit_ms.unwrap_or(0), config.tso_window_ms, now);
-        let cluster = Cluster::restore(id, &config, rows, now);
+        let cluster = Cluster::restore(id, config, rows, now);
         let state = Mutex::new(State { cluster, oracle });
-        Ok(Arc::new(Placement { state, storage, engine, _directory: directory }))
+        Ok(Arc::new(Placement { state, storage, engine, clock, _directory: directory }))
     }
 
     /// The id of the cluster.
@@ -110,7 +117,7 @@ impl Placement {
         }
         self.decide(|cluster, now| cluster.put_store(Some(store), now))?;
         let mut state = self.state();
-        let told = state.cluster.report_split(regions.to_vec(), Moment::now(&SystemClock));
+        let told = state.cluster.report_split(regions.to_vec(), self.now());
         told.map_err(said)?;
         let changes = state.cluster.take_region_changes();
         self.storage.write(&changes, Durability::Buffered).map_err(said)
@@ -120,7 +127,7 @@ impl Placement {
     pub(super) fn timestamp(&self) -> Ts {
         loop {
             let mut state = self.state();
-            let now = Moment::now(&SystemClock);
+            let now = self.now();
             match state.oracle.allocate(1, now) {
                 Allocation::Granted(ts) => return ts,
                 Allocation::NeedsWindow => self.save_limit(&mut state.oracle, now),
@@ -131,6 +138,26 @@ impl Placement {
                 }
             }
         }
+    }
+
+    /// The safe point: no read below it is answered. What was never collected is collected at once, not after the first
+    /// interval: many a process does not live so long.
+    pub(super) fn safe_point(&self) -> Result<Ts> {
+        let mut state = self.state();
+        let safe_point = state.cluster.marks().map_err(said)?.txn();
+        if safe_point == 0 {
+            state.cluster.want_collection().map_err(said)?;
+        }
+        Ok(Ts::from(safe_point))
+    }
+
+    /// Takes what the store has done of garbage collection, goes on with the round or begins the next one if it is due,
+    /// and answers what the store is to do.
+    pub(super) fn confer(&self, report: ReportRequest) -> Result<ReportResponse> {
+        let store = StoreId::new(report.store_id);
+        self.decide(|cluster, now| cluster.collection_report(store, report.into(), now))?;
+        self.decide(|cluster, now| cluster.collection_tick(now))?;
+        self.state().cluster.collection_order().map(ReportResponse::from).map_err(said)
     }
 
     /// Saves a higher limit of timestamps: until it is on disk nobody gets one.
@@ -149,7 +176,7 @@ impl Placement {
         event: impl FnOnce(&mut Cluster, Moment) -> skerry_scheduler::Result<Decision<T>>,
     ) -> Result<T> {
         let mut state = self.state();
-        let now = Moment::now(&SystemClock);
+        let now = self.now();
         let Decision { answer, changes } = event(&mut state.cluster, now).map_err(said)?;
         if !changes.is_empty() {
             self.storage.write(&changes, Durability::Synced).map_err(said)?;
@@ -161,6 +188,10 @@ impl Placement {
     /// Closes the engine; nobody may ask any more.
     pub(super) fn close(&self) -> Result<()> {
         Ok(self.engine.close(VIEWS_TIMEOUT)?)
+    }
+
+    fn now(&self) -> Moment {
+        Moment::now(&*self.clock)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

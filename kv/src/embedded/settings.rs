@@ -1,4 +1,4 @@
-//! The YAML file of [`Db::from_config`](super::Db::from_config): six keys, of which all but `mode` have a default.
+//! The YAML file of [`Db::from_config`](super::Db::from_config): seven keys, of which all but `mode` have a default.
 //!
 //! ```yaml
 //! mode: config              # default: the built-in values; config: those of this file
@@ -7,6 +7,7 @@
 //! port: 20160               # of the first server
 //! persistPath: ./data       # made if it is not there
 //! debug: false              # whether every change of state is logged on stderr
+//! gcLifeTimeMs: 600000      # for how long old versions can be read: the longest life of a transaction
 //! ```
 //!
 //! A file is refused as a whole: for what is no YAML, for a key that nobody reads, for a value that cannot be.
@@ -14,11 +15,18 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use skerry_scheduler::config::SchedulerConfig;
 
 use super::error::{Error, Result};
 
 /// How many servers there may be: one, or so many that a majority survives the loss of one or two.
 pub const SERVERS: [u16; 3] = [1, 3, 5];
+
+/// The longest life time of versions: a year. Who wants more wants 0.
+const LIFE_TIME_MS_MAX: u64 = 365 * 86_400_000;
+
+/// From one round of garbage collection to the next, at least.
+const INTERVAL_MS_MIN: u64 = 1_000;
 
 /// Which values count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -43,6 +51,8 @@ pub struct Settings {
     pub path: PathBuf,
     /// Whether changes of state are logged on stderr.
     pub debug: bool,
+    /// For how long, in milliseconds, old versions can be read, and so the longest life of a transaction; 0: for ever.
+    pub gc_life_time_ms: u64,
 }
 
 impl Default for Settings {
@@ -53,6 +63,7 @@ impl Default for Settings {
             port: 20_160,
             path: PathBuf::from("./data"),
             debug: false,
+            gc_life_time_ms: SchedulerConfig::default().gc_life_time_ms,
         }
     }
 }
@@ -67,6 +78,7 @@ struct File {
     port: Option<u16>,
     persist_path: Option<PathBuf>,
     debug: Option<bool>,
+    gc_life_time_ms: Option<u64>,
 }
 
 impl Settings {
@@ -95,6 +107,7 @@ impl Settings {
             port: file.port.unwrap_or(built_in.port),
             path: file.persist_path.unwrap_or(built_in.path),
             debug: file.debug.unwrap_or(built_in.debug),
+            gc_life_time_ms: file.gc_life_time_ms.unwrap_or(built_in.gc_life_time_ms),
         };
         settings.check()?;
         Ok(match file.mode {
@@ -121,7 +134,23 @@ impl Settings {
                 "port is {port}; allowed is from 1 to {last}: {ports} ports are used"
             ));
         }
+        if self.gc_life_time_ms > LIFE_TIME_MS_MAX {
+            let life_time = self.gc_life_time_ms;
+            return Err(format!(
+                "gcLifeTimeMs is {life_time}; allowed is up to {LIFE_TIME_MS_MAX}, a year"
+            ));
+        }
         Ok(())
+    }
+
+    /// Of the scheduler of these servers, what it has from here.
+    pub(super) fn scheduler(&self) -> SchedulerConfig {
+        let default = SchedulerConfig::default();
+        let gc_life_time_ms = self.gc_life_time_ms;
+        // Who wants versions to go soon does not want to wait for long.
+        let gc_interval_ms = gc_life_time_ms.clamp(INTERVAL_MS_MIN, default.gc_interval_ms);
+        let replicas_max = u32::from(self.servers);
+        SchedulerConfig { replicas_max, gc_life_time_ms, gc_interval_ms, ..default }
     }
 
     /// How many ports are used, from `port` on.
@@ -140,13 +169,15 @@ mod tests {
 
     #[test]
     fn the_mode_decides_whose_values_count() {
-        let text = "mode: config\nserversNum: 3\naddress: 10.0.0.1\nport: 4000\npersistPath: /d\ndebug: true\n";
+        let text = "mode: config\nserversNum: 3\naddress: 10.0.0.1\nport: 4000\npersistPath: /d\ndebug: true\n\
+            gcLifeTimeMs: 5000\n";
         let expected = Settings {
             servers: 3,
             address: "10.0.0.1".to_string(),
             port: 4_000,
             path: PathBuf::from("/d"),
             debug: true,
+            gc_life_time_ms: 5_000,
         };
         assert_eq!(Settings::parse(text), Ok(expected));
         let text = text.replace("mode: config", "mode: default");
@@ -169,6 +200,8 @@ mod tests {
             ("mode: config\naddress: \"\"\n", "address"),
             ("mode: config\npersistPath: \"\"\n", "persistPath"),
             ("mode: default\nserversNum: 4\n", "1, 3 or 5"),
+            ("mode: config\ngcLifeTimeMs: 31536000001\n", "a year"),
+            ("mode: config\ngcLifeTimeMs: -1\n", "line 2"),
         ];
         for (text, word) in cases {
             let reason = Settings::parse(text).expect_err(text);

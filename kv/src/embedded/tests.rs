@@ -12,6 +12,8 @@ use super::client::region_key;
 use super::*;
 use crate::txn::prewrite::{Change, Mutation, Prewrite, Prewritten, Way};
 
+mod garbage;
+
 fn home() -> TempDir {
     tempfile::tempdir().expect("a temporary directory can be made")
 }

@@ -218,19 +218,9 @@ impl Part {
         led
     }
 
-    /// As a client would name the region. What has changed since is refused.
     fn context(&self, region: &metapb::Region) -> RequestContext {
         let Means { store_id, txn, .. } = &self.means;
-        let peer = region.peer_on_store(*store_id).copied().unwrap_or_default();
-        RequestContext {
-            region_id: region.region_id(),
-            epoch: region.epoch(),
-            peer_id: peer.peer_id(),
-            store_id: *store_id,
-            term: None,
-            api_version: txn.keys().version.to_wire(),
-            replica_read: false,
-        }
+        RequestContext::inside(region, *store_id, txn.keys().version)
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {

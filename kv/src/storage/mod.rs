@@ -118,6 +118,27 @@ pub struct RequestContext {
     pub replica_read: bool,
 }
 
+impl RequestContext {
+    /// For somebody in this process who has just seen `region`: to its replica on `store_id`, as the client of the wire
+    /// would name it who believes that it leads. What has changed since is refused.
+    pub fn inside(
+        region: &metapb::Region,
+        store_id: StoreId,
+        version: ApiVersion,
+    ) -> RequestContext {
+        let peer = region.peer_on_store(store_id).copied().unwrap_or_default();
+        RequestContext {
+            region_id: region.region_id(),
+            epoch: region.epoch(),
+            peer_id: peer.peer_id(),
+            store_id,
+            term: None,
+            api_version: version.to_wire(),
+            replica_read: false,
+        }
+    }
+}
+
 impl From<&kvrpcpb::Context> for RequestContext {
     fn from(wire: &kvrpcpb::Context) -> RequestContext {
         let peer = wire.peer.unwrap_or_default();
