@@ -98,6 +98,13 @@ impl Cluster {
         Cluster { machines, clock, replies, overheard: VecDeque::new(), muted: None }
     }
 
+    /// The same, four seconds later: somebody leads.
+    fn led(stores: u64, replicas: u64) -> Cluster {
+        let mut cluster = Cluster::new(stores, replicas);
+        cluster.run(40);
+        cluster
+    }
+
     /// Turns everything until nothing is left to do, then lets a tick pass; `ticks` times.
     fn run(&mut self, ticks: usize) {
         for _ in 0..ticks {
@@ -197,7 +204,7 @@ impl Cluster {
     }
 
     fn send(&mut self, store: u64, context: CommandContext, kind: CommandKind) {
-        let machine = self.machines.get_mut(&store).expect("it is there");
+        let machine = self.machine(store);
         machine.store.command(Command { context, kind });
     }
 
@@ -248,6 +255,32 @@ impl Cluster {
         let request = ChangePeerV2Request { changes: changes.iter().map(change).collect() };
         let outcome = self.admin(region_id, admin_request::Command::ChangePeerV2(request));
         assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+    }
+
+    /// Lets the replica on store `heir`, which has the id that [`Cluster::new`] gave it, lead.
+    fn hand_over(&mut self, region_id: u64, heir: u64) {
+        let request = TransferLeaderRequest {
+            peer: Some(peer(10 + heir, heir)),
+            ..TransferLeaderRequest::default()
+        };
+        done(self.admin(region_id, admin_request::Command::TransferLeader(request)));
+        self.run(10);
+        assert_eq!(self.leader(region_id).0, heir);
+    }
+
+    /// Cuts the log of a region behind nearly everything that is applied.
+    fn cut_log(&mut self, region_id: u64) {
+        let applied = self.leader(region_id).1.applied;
+        let cut = CompactLogRequest { compact_index: applied - 1, compact_term: 0 };
+        done(self.admin(region_id, admin_request::Command::CompactLog(cut)));
+        self.run(2);
+    }
+
+    /// Writes twenty pairs into region 1.
+    fn put_twenty(&mut self, prefix: &str) {
+        for number in 0..20 {
+            done(self.put(1, &format!("{prefix}{number}"), "v"));
+        }
     }
 
     fn reply<T: Send + 'static>(&self) -> (crate::reply::Reply<T>, Receiver<Outcome<T>>) {
@@ -366,8 +399,7 @@ fn one_store_alone_leads_writes_and_reads_at_once() {
 
 #[test]
 fn three_stores_elect_replicate_and_read_from_each() {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     done(cluster.put(1, "a", "1"));
     for store in 1..=3 {
         assert_eq!(cluster.get(store, 1, "a", Consistency::Replica).as_deref(), Some("1"));
@@ -378,8 +410,7 @@ fn three_stores_elect_replicate_and_read_from_each() {
 
 #[test]
 fn a_follower_refuses_and_names_the_leader() {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     let (leader, status) = cluster.leader(1);
     let follower = leader % 3 + 1;
     let (reply, answers) = cluster.reply::<Written>();
@@ -393,11 +424,8 @@ fn a_follower_refuses_and_names_the_leader() {
 
 #[test]
 fn what_was_acknowledged_survives_the_power_loss_of_all_stores() {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
-    for number in 0..20 {
-        done(cluster.put(1, &format!("k{number}"), "v"));
-    }
+    let mut cluster = Cluster::led(3, 3);
+    cluster.put_twenty("k");
     (1..=3).for_each(|store| cluster.restart(store));
     cluster.run(60);
     let store = cluster.leader(1).0;
@@ -409,23 +437,21 @@ fn what_was_acknowledged_survives_the_power_loss_of_all_stores() {
 
 #[test]
 fn a_leader_that_is_cut_off_is_replaced_and_follows_when_it_is_back() {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     let (old, _) = cluster.leader(1);
-    cluster.machines.get_mut(&old).expect("it is there").is_cut_off = true;
+    cluster.machine(old).is_cut_off = true;
     cluster.run(60);
     let (new, _) = cluster.leader(1);
     assert_ne!(old, new);
     done(cluster.put(1, "a", "1"));
-    cluster.machines.get_mut(&old).expect("it is there").is_cut_off = false;
+    cluster.machine(old).is_cut_off = false;
     cluster.run(20);
     assert_eq!(cluster.value_on(old, "a").as_deref(), Some("1"));
 }
 
 #[test]
 fn a_region_is_cut_and_both_parts_serve() {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     done(cluster.put(1, "a", "1"));
     done(cluster.put(1, "x", "2"));
     cluster.split(1, "m", 2);
@@ -444,11 +470,8 @@ fn a_region_is_cut_and_both_parts_serve() {
 
 #[test]
 fn a_new_member_catches_up_by_snapshot_and_an_old_one_leaves_nothing_behind() {
-    let mut cluster = Cluster::new(4, 3);
-    cluster.run(40);
-    for number in 0..20 {
-        done(cluster.put(1, &format!("k{number}"), "v"));
-    }
+    let mut cluster = Cluster::led(4, 3);
+    cluster.put_twenty("k");
     cluster.change(1, &[(ConfChangeType::AddLearnerNode, peer(14, 4))]);
     cluster.run(30);
     assert_eq!(cluster.value_on(4, "k7").as_deref(), Some("v"));
@@ -469,9 +492,7 @@ fn a_new_member_catches_up_by_snapshot_and_an_old_one_leaves_nothing_behind() {
 fn a_replica_that_has_caught_up_is_reported_at_once() {
     let mut cluster = Cluster::new(2, 1);
     cluster.run(3);
-    let reports = |cluster: &mut Cluster| {
-        cluster.machines.get_mut(&1).expect("it is there").store.take_reports()
-    };
+    let reports = |cluster: &mut Cluster| cluster.machine(1).store.take_reports();
     reports(&mut cluster);
     cluster.change(1, &[(ConfChangeType::AddLearnerNode, peer(12, 2))]);
     cluster.run(10);
@@ -482,8 +503,7 @@ fn a_replica_that_has_caught_up_is_reported_at_once() {
 
 #[test]
 fn two_members_are_swapped_through_the_joint_configuration() {
-    let mut cluster = Cluster::new(4, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(4, 3);
     done(cluster.put(1, "a", "1"));
     let leaver = cluster.leader(1).0 % 3 + 1;
     cluster.change(1, &[(ConfChangeType::AddLearnerNode, peer(14, 4))]);
@@ -503,55 +523,37 @@ fn two_members_are_swapped_through_the_joint_configuration() {
 
 #[test]
 fn leadership_is_handed_over() {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     let heir = cluster.leader(1).0 % 3 + 1;
-    let request = TransferLeaderRequest {
-        peer: Some(peer(10 + heir, heir)),
-        ..TransferLeaderRequest::default()
-    };
-    done(cluster.admin(1, admin_request::Command::TransferLeader(request)));
-    cluster.run(10);
-    assert_eq!(cluster.leader(1).0, heir);
+    cluster.hand_over(1, heir);
     done(cluster.put(1, "a", "1"));
 }
 
 /// Before, nothing but a write made such a follower an heir again, and an idle region sees none.
 #[test]
 fn an_idle_region_is_handed_to_a_follower_that_could_not_be_reached_for_a_while() {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     let leader = cluster.leader(1).0;
     let heir = leader % 3 + 1;
-    let store = &mut cluster.machines.get_mut(&leader).expect("it is there").store;
+    let store = &mut cluster.machine(leader).store;
     store.unreachable(RegionId::new(1), PeerId::new(10 + heir));
     cluster.run(5);
-    let request = TransferLeaderRequest {
-        peer: Some(peer(10 + heir, heir)),
-        ..TransferLeaderRequest::default()
-    };
-    done(cluster.admin(1, admin_request::Command::TransferLeader(request)));
-    cluster.run(10);
-    assert_eq!(cluster.leader(1).0, heir);
+    cluster.hand_over(1, heir);
 }
 
 #[test]
 fn logs_are_cut_and_a_follower_that_was_away_gets_a_snapshot_after_two_splits() {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     let away = cluster.leader(1).0 % 3 + 1;
-    cluster.machines.get_mut(&away).expect("it is there").is_cut_off = true;
+    cluster.machine(away).is_cut_off = true;
     for number in 0..20 {
         done(cluster.put(1, &format!("k{number:02}"), "v"));
     }
     cluster.split(1, "k05", 2);
     cluster.split(1, "k10", 3);
     done(cluster.put(1, "last", "v"));
-    let applied = cluster.leader(1).1.applied;
-    let cut = CompactLogRequest { compact_index: applied - 1, compact_term: 0 };
-    done(cluster.admin(1, admin_request::Command::CompactLog(cut)));
-    cluster.run(2);
-    cluster.machines.get_mut(&away).expect("it is there").is_cut_off = false;
+    cluster.cut_log(1);
+    cluster.machine(away).is_cut_off = false;
     cluster.run(80);
     let leader = cluster.leader(1).0;
     assert_eq!(cluster.replicas(away), cluster.replicas(leader));
@@ -562,11 +564,8 @@ fn logs_are_cut_and_a_follower_that_was_away_gets_a_snapshot_after_two_splits() 
 
 #[test]
 fn a_snapshot_that_cannot_be_built_now_is_asked_for_again_and_one_that_cannot_be_installed_waits() {
-    let mut cluster = Cluster::new(4, 3);
-    cluster.run(40);
-    for number in 0..20 {
-        done(cluster.put(1, &format!("k{number}"), "v"));
-    }
+    let mut cluster = Cluster::led(4, 3);
+    cluster.put_twenty("k");
     let leader = cluster.leader(1).0;
     let generating = cluster.occupy(leader, Activity::Generating);
     let applying = cluster.occupy(4, Activity::Applying);
@@ -604,33 +603,25 @@ fn files_that_a_former_process_has_left_are_gone_after_a_start() {
 /// A snapshot that was built for a follower which then got another leader's would wait for ever, and the log with it.
 #[test]
 fn a_snapshot_that_nobody_needs_any_more_does_not_hold_the_log() {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     let leader = cluster.leader(1).0;
     let away = leader % 3 + 1;
-    cluster.machines.get_mut(&away).expect("it is there").is_cut_off = true;
+    cluster.machine(away).is_cut_off = true;
     for number in 0..20 {
         done(cluster.put(1, &format!("a{number:02}"), "v"));
     }
-    let applied = cluster.leader(1).1.applied;
-    let cut = CompactLogRequest { compact_index: applied - 1, compact_term: 0 };
-    done(cluster.admin(1, admin_request::Command::CompactLog(cut)));
-    cluster.run(2);
+    cluster.cut_log(1);
     // Long enough to be heard of and to have a snapshot built, not to get it.
-    cluster.machines.get_mut(&away).expect("it is there").is_cut_off = false;
+    cluster.machine(away).is_cut_off = false;
     cluster.run(2);
     assert_eq!(cluster.value_on(away, "a00"), None);
-    cluster.machines.get_mut(&leader).expect("it is there").is_cut_off = true;
+    cluster.machine(leader).is_cut_off = true;
     cluster.run(80);
     assert_eq!(cluster.value_on(away, "a00").as_deref(), Some("v"));
 
-    cluster.machines.get_mut(&leader).expect("it is there").is_cut_off = false;
+    cluster.machine(leader).is_cut_off = false;
     cluster.run(20);
-    let heir = peer(10 + leader, leader);
-    let request = TransferLeaderRequest { peer: Some(heir), ..TransferLeaderRequest::default() };
-    done(cluster.admin(1, admin_request::Command::TransferLeader(request)));
-    cluster.run(10);
-    assert_eq!(cluster.leader(1).0, leader);
+    cluster.hand_over(1, leader);
     for number in 0..20 {
         done(cluster.put(1, &format!("b{number:02}"), "v"));
     }
@@ -641,8 +632,7 @@ fn a_snapshot_that_nobody_needs_any_more_does_not_hold_the_log() {
 
 #[test]
 fn no_configuration_is_named_to_a_replica_that_it_does_not_have() {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     let (leader, status) = cluster.leader(1);
     let stranger = peer(19, leader % 3 + 1);
     let mut vote = raft::eraftpb::Message { from: 19, to: status.peer.id, ..Default::default() };
@@ -659,10 +649,10 @@ fn no_configuration_is_named_to_a_replica_that_it_does_not_have() {
         ..RaftMessage::default()
     };
     // Long enough for the leader's followers to be forgotten: it must answer somebody.
-    let machine = cluster.machines.get_mut(&leader).expect("it is there");
+    let machine = cluster.machine(leader);
     machine.is_cut_off = true;
     cluster.run(40);
-    let machine = cluster.machines.get_mut(&leader).expect("it is there");
+    let machine = cluster.machine(leader);
     machine.store.receive(message);
     (0..machine.store.actors()).for_each(|actor| machine.store.turn(actor).expect("it works"));
     let sent = machine.store.take_sent();

@@ -26,8 +26,7 @@ impl Cluster {
 /// Before, it asked replicas that are no more at stores that have newer ones, and nobody answered.
 #[test]
 fn a_replica_that_knows_only_former_ones_hears_that_it_was_removed() {
-    let mut cluster = Cluster::new(5, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(5, 3);
     cluster.machine(3).is_cut_off = true;
     cluster.run(60);
     cluster.exchange(peer(13, 3), peer(14, 4));

@@ -4,8 +4,7 @@ use super::*;
 
 #[test]
 fn a_child_is_led_at_once_although_others_have_written_its_state_and_not_begun_it() {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     let split =
         SplitRequest { split_key: "m".into(), new_region_id: 2, new_peer_ids: vec![21, 22, 23] };
     let request = BatchSplitRequest { requests: vec![split], right_derive: true };

@@ -18,8 +18,7 @@ fn reported(cluster: &mut Cluster, store: u64) -> (Extent, Extent) {
 
 #[test]
 fn a_leader_reports_what_was_written_and_read_since_its_last_report() {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     let leader = cluster.leader(1).0;
     reported(&mut cluster, leader);
     done(cluster.put(1, "a", "value"));
@@ -40,19 +39,12 @@ fn a_leader_reports_what_was_written_and_read_since_its_last_report() {
 /// Before, a follower counted for years what it applied, and a new leader looked like the busiest of all.
 #[test]
 fn a_new_leader_does_not_report_what_was_written_while_it_followed() {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     let leader = cluster.leader(1).0;
     let heir = leader % 3 + 1;
     done(cluster.put(1, "a", "value"));
     cluster.machine(heir).store.take_reports();
-    let request = TransferLeaderRequest {
-        peer: Some(peer(10 + heir, heir)),
-        ..TransferLeaderRequest::default()
-    };
-    done(cluster.admin(1, admin_request::Command::TransferLeader(request)));
-    cluster.run(10);
-    assert_eq!(cluster.leader(1).0, heir);
+    cluster.hand_over(1, heir);
     assert_eq!(reported(&mut cluster, heir), (Extent::default(), Extent::default()));
     done(cluster.put(1, "b", "value"));
     assert_eq!(reported(&mut cluster, heir).0.keys, 1);

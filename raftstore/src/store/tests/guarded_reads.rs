@@ -29,8 +29,7 @@ impl Guard {
 
 /// Three stores with a guard each, and one that follows.
 fn guarded() -> (Cluster, BTreeMap<u64, Arc<Guard>>, u64) {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     done(cluster.put(1, "a", "1"));
     let mut guards = BTreeMap::new();
     for store in 1..=3 {

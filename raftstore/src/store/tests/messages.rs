@@ -18,8 +18,7 @@ fn heartbeat_to(cluster: &Cluster, store: u64) -> (RaftMessage, Message) {
 
 #[test]
 fn a_store_whose_leader_knows_of_more_than_it_has_ends_and_says_what_was_lost() {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     let leader = cluster.leader(1).0;
     let follower = if leader == 1 { 2 } else { 1 };
     let (envelope, mut beat) = heartbeat_to(&cluster, follower);
@@ -35,8 +34,7 @@ fn a_store_whose_leader_knows_of_more_than_it_has_ends_and_says_what_was_lost() 
 
 #[test]
 fn an_old_leader_that_claims_more_is_not_believed() {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     let leader = cluster.leader(1).0;
     let follower = if leader == 1 { 2 } else { 1 };
     let (envelope, mut beat) = heartbeat_to(&cluster, follower);
@@ -60,8 +58,7 @@ fn turn_workers(store: &mut Store) {
 
 #[test]
 fn an_invitation_to_lead_waits_until_what_is_under_way_has_ended() {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     let (leader, status) = cluster.leader(1);
     let follower = if leader == 1 { 2 } else { 1 };
     let (envelope, mut invitation) = heartbeat_to(&cluster, follower);

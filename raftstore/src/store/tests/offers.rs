@@ -29,8 +29,7 @@ fn offer(from: metapb::Peer, to: metapb::Peer, term: u64, index: u64) -> RaftMes
 
 #[test]
 fn a_snapshot_that_a_replica_does_not_need_is_judged_before_its_bytes_come() {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     (0..9).for_each(|number| drop(cluster.put(1, &format!("k{number}"), "v")));
     cluster.run(5);
     let (leader, status) = cluster.leader(1);

@@ -24,8 +24,7 @@ impl Cluster {
 /// Before, such writes kept their permits until the region had a leader again, and the whole store stood still.
 #[test]
 fn a_write_that_no_leader_decides_about_is_unknown_after_a_while_and_answered_once() {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     let (leader, _) = cluster.leader(1);
     cluster.machine(leader).is_cut_off = true;
     let answers = cluster.begin_put(1, "a", "1");
@@ -48,8 +47,7 @@ fn a_write_that_no_leader_decides_about_is_unknown_after_a_while_and_answered_on
 
 #[test]
 fn a_write_that_its_leader_still_works_on_is_waited_for() {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     let leader = cluster.leader(1).0;
     let answers = cluster.begin_put(1, "a", "1");
     // Its followers hear it and answer, but their disks do not turn.

@@ -18,8 +18,7 @@ pub(super) fn assert_promises_are_kept(machine: &Machine) {
 
 #[test]
 fn what_is_written_down_as_committed_is_in_the_log() {
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     done(cluster.put(1, "a", "1"));
     let old = cluster.leader(1).0;
     // All have the first of two entries, and the leader does not hear so; the second one stays with it.

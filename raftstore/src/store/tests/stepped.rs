@@ -214,8 +214,7 @@ fn stops(envelope: &RaftMessage, replica: &PeerStatus) -> bool {
 /// Lets a store hear nonsense; answers how many messages it refused and of how many it would have died.
 fn run(seed: u64) -> (u64, u64) {
     let mut chance = Chance(splitmix64(seed));
-    let mut cluster = Cluster::new(3, 3);
-    cluster.run(40);
+    let mut cluster = Cluster::led(3, 3);
     cluster.split(FUZZED, "m", SERVING);
     (0..20).for_each(|number| drop(cluster.put(FUZZED, &format!("x{number}"), "v")));
     cluster.run(20);
