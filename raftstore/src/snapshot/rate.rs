@@ -109,6 +109,19 @@ mod tests {
         assert!(taken + 1_000 * 200 >= 1_000 * waited_ms, "{taken} bytes in {waited_ms} ms");
     }
 
+    /// Before, one limit served all: a store that fed two others gave each a third of it.
+    #[test]
+    fn building_sending_and_receiving_have_a_limit_each() {
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(0));
+        let limits = RateLimits::new(&clock, 1_000);
+        for limit in [&limits.building, &limits.sending, &limits.receiving] {
+            assert_eq!(limit.take(1_100), SECOND, "it pays for nobody else");
+        }
+        for limit in [&limits.building, &limits.sending, &limits.receiving] {
+            assert_eq!(limit.take(0), SECOND, "and it does pay for itself");
+        }
+    }
+
     #[test]
     fn no_limit_never_waits() {
         let (_, limit) = limit(0);

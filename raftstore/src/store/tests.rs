@@ -27,6 +27,7 @@ mod guarded_reads;
 mod messages;
 mod offers;
 mod overload;
+mod pace;
 mod replaced;
 mod split_check;
 mod stepped;
