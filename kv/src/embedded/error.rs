@@ -19,8 +19,8 @@ pub enum Error {
     #[error("{0}")]
     Conflict(String),
 
-    /// Begin the transaction again and be quicker, or let versions live longer ([`Settings`](super::Settings)): what this
-    /// one would have to see may be gone.
+    /// Begin the transaction again and be quicker, or let versions live longer ([`Settings`](super::Settings)): what
+    /// this one would have to see may be gone.
     #[error("{0}")]
     TooOld(String),
 

@@ -1,5 +1,5 @@
-//! What stores say and are told, in the form in which it travels (`gcpb.Gc`). Whoever carries it uses this: the service,
-//! the library in one process, the simulator.
+//! What stores say and are told, in the form in which it travels (`gcpb.Gc`). Whoever carries it uses this: the
+//! service, the library in one process, the simulator.
 
 use skerry_proto::gcpb::{ReportRequest, ReportResponse};
 
