@@ -1,7 +1,9 @@
 //! What an actor wants done: values, nothing of it done yet. Whoever turns the actor (threads or a simulator)
 //! carries them to the queues, the network and the disk.
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use skerry_proto::metapb;
 use skerry_proto::raft_serverpb::RaftMessage;
@@ -67,4 +69,6 @@ pub struct RegionReport {
     pub written: Extent,
     /// What was read of it at its leader since then.
     pub read: Extent,
+    /// From when to when these were counted, by the clock that never goes back.
+    pub interval: Range<Duration>,
 }

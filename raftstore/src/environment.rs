@@ -10,6 +10,7 @@ use crate::config::RaftConfig;
 use crate::credits::Credits;
 use crate::engine::Engine;
 use crate::engine::log::LogEngine;
+use crate::extent::FlowTally;
 use crate::meta::StoreMeta;
 use crate::outside::ReadGuard;
 use crate::planted::Planted;
@@ -48,6 +49,8 @@ pub struct Environment {
     pub counters: Arc<Counters>,
     /// Those of the raft worker that this copy belongs to. No other actor looks at them.
     pub credits: Arc<Credits>,
+    /// What was read of replicas that follow, since it was taken last.
+    pub follower_reads: Arc<FlowTally>,
     /// Who prepares reads of transactions at other replicas. Until there is somebody, they wait.
     pub read_guard: Arc<OnceLock<Arc<dyn ReadGuard>>>,
     /// The bug that a test has planted.

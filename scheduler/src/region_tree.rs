@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use skerry_proto::metapb::{Peer, Region};
-use skerry_proto::pdpb::{PeerStats, RegionHeartbeatRequest};
+use skerry_proto::pdpb::{PeerStats, RegionHeartbeatRequest, TimeInterval};
 use skerry_proto::region::{KeyBounds, is_before_end};
 use skerry_proto::types::{RegionId, StoreId};
 
@@ -39,7 +39,7 @@ use self::tally::Tallies;
 pub use self::tally::{Bag, HOT_RATE, Tally};
 
 /// The shortest time over which a rate is measured: reports come in bunches when something changes.
-const RATE_INTERVAL_MIN: Duration = Duration::from_secs(1);
+const RATE_MS_MIN: u64 = 1_000;
 
 /// A region with what its leader has told about it. Shared, never changed: a heartbeat makes a new one.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -67,25 +67,42 @@ pub struct RegionRecord {
 /// How the bytes of several heartbeats become a rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Load {
-    /// When the bytes began to be counted; none before the first heartbeat.
-    since: Option<Moment>,
+    /// When the last heartbeat came; none before the first.
+    heard: Option<Moment>,
+    /// Counted since the last measurement, and in how many milliseconds.
     bytes: u64,
+    milliseconds: u64,
     /// Bytes a second, half of it from the newest measurement.
     rate: u64,
 }
 
 impl Load {
-    fn and(self, bytes: u64, now: Moment) -> Load {
-        // What the first heartbeat counts may have come in any time.
-        let Some(since) = self.since else { return Load { since: Some(now), ..self } };
-        let (bytes, elapsed) = (self.bytes.saturating_add(bytes), now.since(since));
-        if elapsed < RATE_INTERVAL_MIN {
-            return Load { bytes, ..self };
+    /// With what another heartbeat has counted, in the time that it tells. If it tells none, in the time since the one
+    /// before: then a heartbeat that got lost, or was late, makes the region look busier or calmer than it is.
+    fn and(self, bytes: u64, told: Option<Duration>, now: Moment) -> Load {
+        let heard = Some(now);
+        let passed = match (told, self.heard) {
+            (Some(told), _) => told,
+            (None, Some(before)) => now.since(before),
+            // What the first heartbeat counts may have come in any time.
+            (None, None) => return Load { heard, ..self },
+        };
+        let passed = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
+        let milliseconds = self.milliseconds.saturating_add(passed);
+        let bytes = self.bytes.saturating_add(bytes);
+        if milliseconds < RATE_MS_MIN {
+            return Load { heard, bytes, milliseconds, ..self };
         }
-        let milliseconds = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         let measured = bytes.saturating_mul(1_000) / milliseconds;
-        Load { since: Some(now), bytes: 0, rate: self.rate.midpoint(measured) }
+        Load { heard, bytes: 0, milliseconds: 0, rate: self.rate.midpoint(measured) }
     }
+}
+
+/// How long an interval was, if its leader knows both ends.
+fn length(told: TimeInterval) -> Option<Duration> {
+    let is_known = told.start_timestamp > 0;
+    let seconds = told.end_timestamp.checked_sub(told.start_timestamp);
+    seconds.filter(|_| is_known).map(Duration::from_secs)
 }
 
 /// Load of a region over one interval.
@@ -132,7 +149,7 @@ impl RegionRecord {
         let bytes = report.bytes_written.saturating_add(report.bytes_read);
         let load = earlier.map(|earlier| earlier.load).unwrap_or_default();
         RegionRecord {
-            load: load.and(bytes, now),
+            load: load.and(bytes, report.interval.and_then(length), now),
             flow: Flow {
                 bytes_written: report.bytes_written,
                 bytes_read: report.bytes_read,
@@ -502,6 +519,42 @@ mod tests {
             rates.push(record.rate());
         }
         assert_eq!(rates, [0, 2_000, 2_000, 1_000]);
+    }
+
+    /// Before, the scheduler went by when heartbeats came: one that was held up, or lost, changed the rate.
+    #[test]
+    fn a_rate_goes_by_the_interval_that_the_leader_tells_whenever_its_heartbeats_come() {
+        let at = |ms| Moment { monotonic: Duration::from_millis(ms), wall_ms: 0 };
+        let report = |bytes_read, start_timestamp, end_timestamp| RegionHeartbeatRequest {
+            bytes_read,
+            interval: Some(TimeInterval { start_timestamp, end_timestamp }),
+            ..RegionHeartbeatRequest::default()
+        };
+        // A thousand bytes a second, and the first heartbeat counts like the others.
+        let mut record = RegionRecord::reported(report(10_000, 100, 110), None, at(0));
+        assert_eq!(record.rate(), 500);
+        let told = [
+            // The one from 110 to 170 is lost.
+            (report(60_000, 170, 230), 120_000),
+            // Two within a second, because something has changed, and the rest of that minute.
+            (report(400, 230, 230), 120_400),
+            (report(59_600, 230, 290), 180_000),
+            // Held up for long, and then two at once.
+            (report(60_000, 290, 350), 900_000),
+            (report(60_000, 350, 410), 900_000),
+        ];
+        let mut rates = Vec::new();
+        for (report, ms) in told {
+            record = RegionRecord::reported(report, Some(&record), at(ms));
+            rates.push(record.rate());
+        }
+        assert_eq!(rates, [750, 750, 875, 937, 968]);
+        // Nonsense is no interval: then it goes by when they come.
+        for (start, end) in [(0, 500), (500, 400)] {
+            let late =
+                RegionRecord::reported(report(968_000, start, end), Some(&record), at(1_900_000));
+            assert_eq!(late.rate(), 968);
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@
 //! scheduler sees from heartbeats what came of its instructions.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ use skerry_raftstore::message::{AdminDone, Command, CommandContext, CommandKind}
 use skerry_raftstore::outside;
 use skerry_raftstore::reply::{Outcome, Refusal, Replies};
 use skerry_raftstore::store::threads::{StoreHandle, WeakStoreHandle};
+use skerry_raftstore::time::{Clock, SystemClock};
 use slog::{Logger, debug, info};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -105,9 +107,11 @@ impl Reporter {
         assert!(self.store.set(store.downgrade()).is_ok(), "a reporter serves one store");
     }
 
-    /// What was written and what was read here since the last time, as leaders have reported it.
+    /// What was written and what was read here since the last time: as leaders have reported it, and of reads those
+    /// that followers have served.
     pub fn take_flow(&self) -> (Extent, Extent) {
-        (self.written.take(), self.read.take())
+        let of_followers = self.store().map(|store| store.take_follower_reads());
+        (self.written.take(), self.read.take() + of_followers.unwrap_or_default())
     }
 
     /// The store, while it runs.
@@ -337,7 +341,8 @@ impl outside::SchedulerClient for ReportTo {
             self.0.written.count(report.written.keys, report.written.bytes);
             self.0.read.count(report.read.keys, report.read.bytes);
             // No room: the leader will report again.
-            let _ = self.0.reports.try_send(heartbeat_of(report, self.0.settings.tick));
+            let _ =
+                self.0.reports.try_send(heartbeat_of(report, self.0.settings.tick, &SystemClock));
         }
     }
 
@@ -356,8 +361,9 @@ fn name_of(command: &AdminCommand) -> &'static str {
 }
 
 /// A report as the wire has it; the header is added when it is sent.
-fn heartbeat_of(report: RegionReport, tick: Duration) -> RegionHeartbeatRequest {
-    let RegionReport { region, leader, term, pending, down, size, written, read } = report;
+fn heartbeat_of(report: RegionReport, tick: Duration, clock: &dyn Clock) -> RegionHeartbeatRequest {
+    let RegionReport { region, leader, term, pending, down, size, written, read, interval } =
+        report;
     let peer = |id: PeerId| region.peer_by_id(id).copied();
     let pending_peers = pending.iter().filter_map(|id| peer(*id)).collect();
     let down = down.iter().filter_map(|(id, ticks)| {
@@ -376,7 +382,47 @@ fn heartbeat_of(report: RegionReport, tick: Duration) -> RegionHeartbeatRequest 
         keys_written: written.keys,
         bytes_read: read.bytes,
         keys_read: read.keys,
+        interval: Some(by_the_calendar(&interval, clock)),
         region: Some(region),
         ..RegionHeartbeatRequest::default()
+    }
+}
+
+/// In seconds since 1970, by what the calendar shows now: however it was set meanwhile, the length is right, and the
+/// end of one interval is the beginning of the next.
+fn by_the_calendar(interval: &Range<Duration>, clock: &dyn Clock) -> pdpb::TimeInterval {
+    let (monotonic, wall) = (clock.monotonic(), Duration::from_millis(clock.wall_ms()));
+    let seconds = |at: Duration| wall.saturating_sub(monotonic.saturating_sub(at)).as_secs();
+    pdpb::TimeInterval {
+        start_timestamp: seconds(interval.start),
+        end_timestamp: seconds(interval.end),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skerry_raftstore::time::ManualClock;
+
+    use super::*;
+
+    #[test]
+    fn intervals_are_told_in_seconds_that_add_up_whatever_is_done_to_the_calendar() {
+        let clock = ManualClock::at(1_700_000_000_400);
+        let (mut from, mut told) = (clock.monotonic(), Vec::new());
+        for passed_ms in [700, 700, 60_000, 10, 5_000] {
+            clock.advance_ms(passed_ms);
+            let until = clock.monotonic();
+            told.push(by_the_calendar(&(from..until), &clock));
+            from = until;
+        }
+        let seconds = |told: &pdpb::TimeInterval| told.end_timestamp - told.start_timestamp;
+        assert!(told.windows(2).all(|pair| pair[0].end_timestamp == pair[1].start_timestamp));
+        assert_eq!(told.iter().map(seconds).collect::<Vec<_>>(), [1, 0, 60, 0, 5]);
+        assert_eq!(told[0].start_timestamp, 1_700_000_000);
+
+        clock.advance_ms(30_000);
+        clock.set_wall_ms(1_000_000_000_000);
+        let told = by_the_calendar(&(from..clock.monotonic()), &clock);
+        assert_eq!((seconds(&told), told.end_timestamp), (30, 1_000_000_000));
     }
 }

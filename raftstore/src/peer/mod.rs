@@ -122,6 +122,8 @@ pub struct Peer {
     unreported: Extent,
     /// What was read since then; shared with whoever reads.
     read_tally: Arc<FlowTally>,
+    /// Since when the two are counted.
+    reported_at: Duration,
 }
 
 /// What invariants, status pages and tests look at.
@@ -212,6 +214,7 @@ impl Peer {
             size: new.origin.estimate(),
             unreported: Extent::default(),
             read_tally: Arc::default(),
+            reported_at: environment.clock.monotonic(),
             raft_group,
         };
         peer.pin_election_timeout();

@@ -12,10 +12,15 @@ use crate::extent::Extent;
 
 /// Ticks between reports while the region's peers are being changed: its next step may wait for one.
 const UNSETTLED_REPORT_TICKS: u64 = 10;
+/// Ticks after which a follower tells its store what was read of it.
+const FOLLOWER_READS_TICKS: u64 = 10;
 
 impl Peer {
     /// Reports from time to time, and when a replica is well again.
     pub(super) fn tick_report(&mut self, effects: &mut Effects) {
+        if !self.is_leader() {
+            return self.tick_follower_reads();
+        }
         let is_settled = self.region().peers.iter().all(|peer| peer.role() == PeerRole::Voter);
         let usual = self.environment.config.report_ticks;
         let interval = if is_settled { usual } else { usual.min(UNSETTLED_REPORT_TICKS) };
@@ -29,6 +34,7 @@ impl Peer {
         if !self.is_leader() {
             return;
         }
+        let now = self.environment.clock.monotonic();
         let (pending, down) = (self.pending(), self.down());
         self.reported_unwell =
             pending.iter().chain(down.iter().map(|(id, _)| id)).copied().collect();
@@ -41,14 +47,25 @@ impl Peer {
             size: self.size.extent,
             written: std::mem::take(&mut self.unreported),
             read: self.read_tally.take(),
+            interval: std::mem::replace(&mut self.reported_at, now)..now,
         });
+    }
+
+    /// What is read of a follower counts for the store: its region's leader reports what it is asked itself.
+    fn tick_follower_reads(&self) {
+        if self.ticks.is_multiple_of(FOLLOWER_READS_TICKS) {
+            let Extent { keys, bytes, .. } = self.read_tally.take();
+            self.environment.follower_reads.count(keys, bytes);
+        }
     }
 
     /// It comes to lead: what was written while it followed, its leader has reported, and what was read of it then
     /// is not what a leader is asked.
     pub(super) fn forget_flow(&mut self) {
         self.unreported = Extent::default();
-        self.read_tally.take();
+        let Extent { keys, bytes, .. } = self.read_tally.take();
+        self.environment.follower_reads.count(keys, bytes);
+        self.reported_at = self.environment.clock.monotonic();
     }
 
     /// Whether a replica that was reported as pending or down is neither any more.

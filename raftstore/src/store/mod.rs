@@ -122,6 +122,7 @@ impl Store {
             clock: parts.clock,
             logger: parts.logger,
             counters: Arc::default(),
+            follower_reads: Arc::default(),
             read_guard: Arc::default(),
             planted: parts.planted,
         };

@@ -25,7 +25,7 @@ use crate::apply;
 use crate::background::{self, Background};
 use crate::effects::Effects;
 use crate::environment::{Counters, Environment};
-use crate::extent::Estimate;
+use crate::extent::{Estimate, Extent};
 use crate::message::{
     Applied, ApplyMessage, BackgroundTask, Command, LogTask, Persisted, StoreMessage, WorkerMessage,
 };
@@ -409,6 +409,11 @@ impl StoreHandle {
     /// Lets the caller's thread wait, for [`StoreHandle::snapshot_rates`]; false if the store stops meanwhile.
     pub fn pause(&self, time: Duration) -> bool {
         time.is_zero() || self.queues.stopping.recv_timeout(time) == Err(RecvTimeoutError::Timeout)
+    }
+
+    /// What was read of replicas that follow, since the last time.
+    pub fn take_follower_reads(&self) -> Extent {
+        self.queues.environment.follower_reads.take()
     }
 
     /// What was done so far.

@@ -1,6 +1,6 @@
 //! `balance-hot-region`, first form: spreads the leaders of busy regions. A region's load is what its leader reports to
 //! have been read and written, in bytes a second. Followers write the same bytes wherever the leader is, and what they
-//! serve of reads nobody reports.
+//! serve of reads their stores report as a whole: it would not move with the leader.
 //!
 //! From the store with the most load, the busiest region goes whose load the store with the least can take without
 //! having more than the other has then.
