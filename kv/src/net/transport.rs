@@ -2,8 +2,8 @@
 //!
 //! There is one *line* to each store, with one task and one stream (`BatchRaft`):
 //!
-//! 1. A raft worker puts messages into the line and goes on. A line that is full drops them and says so: raft
-//!    repeats what matters and sends less to whom it cannot reach.
+//! 1. A raft worker puts messages into the line and goes on. A line that is full drops them, counts them
+//!    ([`RaftTransport::unsent`]) and says so: raft repeats what matters and sends less to whom it cannot reach.
 //! 2. The task takes what has gathered, as one batch, and writes it to the stream. While the stream is slow,
 //!    more gathers.
 //! 3. A stream that broke is opened again after a pause that grows; meanwhile what comes is dropped and
@@ -17,7 +17,7 @@
 //! What it does not do: it repeats nothing, and it does not know whether a message was understood.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -75,8 +75,14 @@ pub(super) struct Shared {
     pub(super) resolver: Resolver,
     /// Set when the store runs. Weak, because the store holds its transport.
     store: OnceLock<WeakStoreHandle>,
+    /// Told of each replica that a message did not reach.
+    unreachable: OnceLock<Unreachable>,
+    /// Messages that were dropped.
+    unsent: AtomicU64,
     pub(super) logger: Logger,
 }
+
+type Unreachable = Box<dyn Fn(RegionId, PeerId) + Send + Sync>;
 
 /// The way to one store.
 #[derive(Clone)]
@@ -89,7 +95,14 @@ struct Line {
 impl RaftTransport {
     /// A transport without lines, whose tasks run on this runtime.
     pub fn new(cluster_id: u64, resolver: Resolver, logger: Logger) -> Arc<RaftTransport> {
-        let shared = Shared { cluster_id, resolver, store: OnceLock::new(), logger };
+        let shared = Shared {
+            cluster_id,
+            resolver,
+            store: OnceLock::new(),
+            unreachable: OnceLock::new(),
+            unsent: AtomicU64::new(0),
+            logger,
+        };
         Arc::new(RaftTransport {
             shared: Arc::new(shared),
             lines: Mutex::default(),
@@ -97,9 +110,23 @@ impl RaftTransport {
         })
     }
 
+    /// How many messages were dropped: they found no room, or no way to their store. Of those that were written to a
+    /// stream nobody knows.
+    pub fn unsent(&self) -> u64 {
+        self.shared.unsent.load(Ordering::Relaxed)
+    }
+
     /// From now on the store is told what could not be sent.
     pub fn serve(&self, store: &StoreHandle) {
-        assert!(self.shared.store.set(store.downgrade()).is_ok(), "a transport serves one store");
+        let store = store.downgrade();
+        let told = store.clone();
+        let is_first = self.shared.store.set(store).is_ok();
+        assert!(is_first, "a transport serves one store");
+        self.shared.tell(Box::new(move |region_id, to_peer| {
+            if let Some(store) = told.upgrade() {
+                store.unreachable(region_id, to_peer);
+            }
+        }));
     }
 
     fn line(&self, store_id: StoreId) -> Line {
@@ -162,14 +189,19 @@ impl Shared {
         self.store.get()?.upgrade()
     }
 
-    /// Tells the store whom it did not reach, each once.
+    fn tell(&self, unreachable: Unreachable) {
+        assert!(self.unreachable.set(unreachable).is_ok(), "one store is told");
+    }
+
+    /// Counts what is dropped, and tells the store whom it did not reach, each once.
     fn report_lost(&self, messages: &[RaftMessage]) {
+        self.unsent.fetch_add(messages.len() as u64, Ordering::Relaxed);
         let receiver =
             |message: &RaftMessage| (message.region_id, message.to_peer.map_or(0, |peer| peer.id));
-        let Some(store) = self.store().filter(|_| !messages.is_empty()) else { return };
+        let Some(unreachable) = self.unreachable.get() else { return };
         let receivers: BTreeSet<(u64, u64)> = messages.iter().map(receiver).collect();
         for (region_id, peer_id) in receivers {
-            store.unreachable(RegionId::new(region_id), PeerId::new(peer_id));
+            unreachable(RegionId::new(region_id), PeerId::new(peer_id));
         }
     }
 
@@ -306,4 +338,87 @@ fn batch_of(waiting: &mut VecDeque<RaftMessage>) -> BatchRaftMessage {
         bytes += next.message.len();
     }
     BatchRaftMessage { msgs: waiting.drain(..count).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use skerry_proto::metapb;
+    use slog::{Discard, o};
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::net::SchedulerClient;
+
+    /// Whom it could not reach: region and replica.
+    type Told = Arc<Mutex<Vec<(u64, u64)>>>;
+
+    /// A transport to stores that nobody answers for, and whom it could not reach. Its tasks run when the test awaits,
+    /// which it does not: what is put into a line stays there.
+    fn transport() -> (Arc<RaftTransport>, Told) {
+        let scheduler = SchedulerClient::new(&["127.0.0.1:1".to_string()], Metrics::new());
+        let scheduler = Arc::new(scheduler.expect("an address"));
+        let logger = Logger::root(Discard, o!());
+        let transport = RaftTransport::new(7, Resolver::new(scheduler), logger);
+        let told = Told::default();
+        let unreachable = Arc::clone(&told);
+        transport.shared.tell(Box::new(move |region_id, peer_id| {
+            let mut told = unreachable.lock().expect("no holder panics");
+            told.push((region_id.get(), peer_id.get()));
+        }));
+        (transport, told)
+    }
+
+    fn messages(count: usize, region_id: u64, to_store: u64, bytes: usize) -> Vec<RaftMessage> {
+        let to_peer = metapb::Peer { id: 10 * to_store, store_id: to_store, ..Default::default() };
+        let message = vec![0; bytes].into();
+        let message =
+            RaftMessage { region_id, to_peer: Some(to_peer), message, ..Default::default() };
+        vec![message; count]
+    }
+
+    fn taken(told: &Told) -> Vec<(u64, u64)> {
+        std::mem::take(&mut told.lock().expect("no holder panics"))
+    }
+
+    #[tokio::test]
+    async fn a_full_line_drops_exactly_what_does_not_fit_and_tells_raft_of_each_replica_once() {
+        let (transport, told) = transport();
+        transport.send(messages(LINE_MESSAGES_MAX - 1, 1, 2, 0));
+        assert_eq!((transport.unsent(), taken(&told)), (0, vec![]), "there is room for one more");
+        // Of these five the first fits.
+        transport.send([messages(3, 1, 2, 0), messages(2, 4, 2, 0)].concat());
+        assert_eq!((transport.unsent(), taken(&told)), (4, vec![(1, 20), (4, 20)]));
+        transport.send(messages(9, 1, 2, 0));
+        assert_eq!((transport.unsent(), taken(&told)), (13, vec![(1, 20)]));
+        // Another store has a line of its own.
+        transport.send(messages(5, 1, 3, 0));
+        assert_eq!((transport.unsent(), taken(&told)), (13, vec![]));
+    }
+
+    #[tokio::test]
+    async fn a_line_is_full_by_bytes_too_and_has_room_again_for_what_is_taken_out() {
+        let (transport, told) = transport();
+        let large = 1 << 20;
+        let fit = LINE_BYTES_MAX / large + 1;
+        transport.send(messages(fit + 3, 1, 2, large));
+        assert_eq!((transport.unsent(), taken(&told)), (3, vec![(1, 20)]), "one goes beyond");
+        transport.send(messages(2, 1, 2, 0));
+        assert_eq!(transport.unsent(), 5, "nothing fits any more");
+
+        let (messages_waiting, waiting) = mpsc::channel(LINE_MESSAGES_MAX);
+        let bytes = Arc::new(AtomicUsize::new(0));
+        let line = Line { messages: messages_waiting, bytes: Arc::clone(&bytes) };
+        let mut task = LineTask {
+            shared: Arc::clone(&transport.shared),
+            store_id: StoreId::new(2),
+            waiting,
+            bytes,
+            pause: PAUSE_MIN,
+        };
+        let refused =
+            |count| messages(count, 1, 2, large).into_iter().filter_map(|it| line.offer(it));
+        assert_eq!(refused(fit + 1).count(), 1);
+        assert_eq!(task.take().await.expect("the line is open").len(), fit);
+        assert_eq!(refused(fit + 1).count(), 1, "what was refused holds no room either");
+    }
 }

@@ -45,6 +45,7 @@ pub(super) struct Replicas {
     storage: Arc<ReplicatedStorage>,
     reporter: Arc<Reporter>,
     inlet: RaftInlet,
+    transport: Arc<RaftTransport>,
     /// Of the log's engine; it is closed by being dropped.
     _log: Arc<dyn LogEngine>,
 }
@@ -112,7 +113,7 @@ impl Core {
         let permits = Permits::new(limits.pending_commands_max, limits.pending_bytes_max);
         let storage = ReplicatedStorage::new(store_id, handle.clone(), permits);
         let inlet = RaftInlet::new(cluster_id, store_id, handle, stopping, logger.clone());
-        let replicas = Replicas { running, storage, reporter, inlet, _log: log };
+        let replicas = Replicas { running, storage, reporter, inlet, transport, _log: log };
         Ok((Core::Replicated(Box::new(replicas)), heartbeats))
     }
 
@@ -168,6 +169,7 @@ impl Core {
             Core::Replicated(replicas) => {
                 let counters = replicas.running.handle().counters();
                 let (storage, inlet) = (replicas.storage.clone(), replicas.inlet.clone());
+                let transport = replicas.transport.clone();
                 Box::new(move || {
                     let mut readings = of_log(&counters);
                     readings.push(Reading::new(UNANSWERED_NAME, UNANSWERED, storage.unanswered()));
@@ -176,6 +178,11 @@ impl Core {
                         "skerry_raft_misdirected_messages_total",
                         MISDIRECTED,
                         misdirected,
+                    ));
+                    readings.push(Reading::new(
+                        "skerry_raft_unsent_messages_total",
+                        UNSENT,
+                        transport.unsent(),
                     ));
                     readings
                 })
@@ -217,6 +224,8 @@ const BATCHES: &str = "Batches they were merged into, each with one sync of the 
 const UNANSWERED_NAME: &str = "skerry_storage_unanswered_total";
 const UNANSWERED: &str = "Requests that were dropped without an answer. Not 0 is a bug.";
 const MISDIRECTED: &str = "Raft messages that were for another store.";
+const UNSENT: &str =
+    "Raft messages that found no room on the way to another store, or no way; raft repeats them.";
 const REFUSED: &str =
     "Raft messages that were malformed, or came right after a start and asked for a vote.";
 const SCANS: &str = "Regions that were read whole to see where they should be cut.";
