@@ -223,14 +223,4 @@ fn write(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_transfer_is_given_up_when_it_stands_still_and_not_while_it_moves() {
-        let mut seen = Seen::default();
-        assert!(seen.has_moved(0), "it has just begun");
-        assert!((1..10).all(|chunks| seen.has_moved(chunks)), "it moves, however slowly");
-        assert!(!seen.has_moved(9));
-    }
-}
+mod tests;
