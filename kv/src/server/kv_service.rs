@@ -31,6 +31,7 @@ use crate::txn::TxnStore;
 mod batch;
 mod call;
 mod commands;
+mod past_waits;
 mod store;
 mod txn;
 mod txn_wire;
@@ -434,6 +435,13 @@ impl Tikv for KvService {
         _: Request<GetLockWaitInfoRequest>,
     ) -> Reply<GetLockWaitInfoResponse> {
         self.home.get_lock_wait_info()
+    }
+
+    async fn get_lock_wait_history(
+        &self,
+        _: Request<GetLockWaitHistoryRequest>,
+    ) -> Reply<GetLockWaitHistoryResponse> {
+        self.txn.get_lock_wait_history()
     }
 }
 

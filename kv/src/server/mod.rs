@@ -3,7 +3,8 @@
 //! 1. [`listen`] binds a port, before any data is touched: a taken port costs nothing but a sentence.
 //! 2. [`serve`] runs the gRPC service. From the outside in, a request passes [`observe`] (counted),
 //!    [`admission`] (its memory is bounded) and [`kv_service`] (understood).
-//!    [`health`] says that it is there, and [`deadlocks`] hears which transactions of all stores wait for which.
+//!    [`health`] says that it is there, and when it ends; [`deadlocks`] hears which transactions of all stores wait
+//!    for which.
 //! 3. [`status`] answers `/metrics`, `/status` and `/config` over plain HTTP on a port of its own.
 //!
 //! **Invariant.** What arrives can only harm its sender: bytes that are no HTTP/2 end their connection,
@@ -73,6 +74,7 @@ pub async fn serve(
         service = service.send_compressed(CompressionEncoding::Gzip);
     }
     let (stopping, mut stopped) = tokio::sync::watch::channel(false);
+    let probe = Probe::new(stopped.clone());
     let server = Server::builder()
         .layer(ObserveLayer::new(metrics))
         .layer(AdmissionLayer::new(config.requests_in_flight_size_max.length()))
@@ -80,7 +82,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(seconds(config.keepalive_interval_s)))
         .http2_keepalive_timeout(Some(seconds(config.keepalive_timeout_s)))
         .add_service(service)
-        .add_service(HealthServer::new(Probe))
+        .add_service(HealthServer::new(probe))
         .add_service(DeadlockServer::new(deadlocks).max_decoding_message_size(WAIT_BYTES_MAX))
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),

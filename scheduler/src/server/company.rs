@@ -15,6 +15,9 @@ use skerry_proto::health::health_check_response::ServingStatus;
 use skerry_proto::health::health_server::Health;
 use skerry_proto::health::{HealthCheckRequest, HealthCheckResponse};
 use skerry_proto::pdpb;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::Shared;
@@ -22,6 +25,9 @@ use super::reply::Reply;
 
 /// Names that clients may ask for: the process as a whole, and its services.
 const SERVED: [&str; 3] = ["", "pdpb.PD", "keyspacepb.Keyspace"];
+
+/// The present status and its end.
+const WATCHED_MAX: usize = 2;
 
 /// Of a store without keys: it has not changed since it was made.
 const REVISION: i64 = 1;
@@ -78,6 +84,38 @@ impl Health for Company {
         if !SERVED.contains(&request.get_ref().service.as_str()) {
             return Err(Status::not_found("there is no such service here"));
         }
-        Ok(Response::new(HealthCheckResponse { status: ServingStatus::Serving.into() }))
+        let status = status(*self.shared.stop.borrow()).into();
+        Ok(Response::new(HealthCheckResponse { status }))
     }
+
+    /// The present status at once, and then that it stops, which ends the stream.
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Reply<BoxStream<HealthCheckResponse>> {
+        let mut stopping = self.shared.stop.subscribe();
+        let now = match SERVED.contains(&request.get_ref().service.as_str()) {
+            true => status(*stopping.borrow()),
+            false => ServingStatus::ServiceUnknown,
+        };
+        let (told, stream) = mpsc::channel(WATCHED_MAX);
+        let tell = |status: ServingStatus| Ok(HealthCheckResponse { status: status.into() });
+        told.try_send(tell(now)).expect("there is room for the first");
+        tokio::spawn(async move {
+            let is_stopping = tokio::select! {
+                // An error means that the server is gone, which is a stop as well.
+                _ = stopping.wait_for(|stopping| *stopping) => true,
+                () = told.closed() => false,
+            };
+            if is_stopping && now == ServingStatus::Serving {
+                // Whoever went since is told nothing.
+                let _ = told.try_send(tell(ServingStatus::NotServing));
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+fn status(is_stopping: bool) -> ServingStatus {
+    if is_stopping { ServingStatus::NotServing } else { ServingStatus::Serving }
 }

@@ -13,10 +13,11 @@ use std::time::Duration;
 use skerry_proto::kvrpcpb::*;
 use skerry_proto::types::Ts;
 use skerry_raftstore::time::{Clock, SystemClock};
-use tonic::Request;
+use tonic::{Request, Response};
 
 use super::Reply;
 use super::call::{Call, Refused, finish, finish_about_keys};
+use super::past_waits::PastWaits;
 use super::txn_wire as wire;
 use crate::mvcc::{Key, Version};
 use crate::raw::INLINE_KEYS_MAX;
@@ -46,6 +47,7 @@ pub(super) struct TxnCalls {
     store: Arc<TxnStore>,
     /// The cluster that requests may name.
     cluster_id: u64,
+    past_waits: Arc<PastWaits>,
 }
 
 /// What became of a call.
@@ -53,7 +55,7 @@ type Outcome<T> = std::result::Result<T, Refused<Error>>;
 
 impl TxnCalls {
     pub(super) fn new(store: Arc<TxnStore>, cluster_id: u64) -> TxnCalls {
-        TxnCalls { store, cluster_id }
+        TxnCalls { store, cluster_id, past_waits: Arc::default() }
     }
 
     /// Runs a write whose command can be made; `bytes` is what it takes.
@@ -190,7 +192,16 @@ impl TxnCalls {
             call.write(self.store.permits(), bytes, lock).await
         };
         let patience = tokio::time::sleep(call.at_most(patience));
-        until_locked(ask, patience, |locked| holding.note(locked)).await
+        let waits = |locked: &Error| {
+            holding.note(locked);
+            self.past_waits.begin(command.start_ts, locked, tag)
+        };
+        until_locked(ask, patience, waits).await
+    }
+
+    pub(super) fn get_lock_wait_history(&self) -> Reply<GetLockWaitHistoryResponse> {
+        let entries = self.past_waits.list();
+        Ok(Response::new(GetLockWaitHistoryResponse { entries, ..Default::default() }))
     }
 
     pub(super) async fn pessimistic_rollback(

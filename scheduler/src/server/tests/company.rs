@@ -46,3 +46,23 @@ async fn a_scheduler_that_serves_says_so() {
     let unknown = probe.check(HealthCheckRequest { service }).await.expect_err("it is not here");
     assert_eq!(unknown.code(), Code::NotFound);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_watches_a_scheduler_hears_the_present_at_once_and_that_it_stops() {
+    let served = Served::start().await;
+    let mut probe = HealthClient::connect(served.url()).await.expect("connect");
+    let watch = HealthCheckRequest { service: "pdpb.PD".to_string() };
+    let mut watched = probe.watch(watch).await.expect("a stream").into_inner();
+    let now = watched.message().await.expect("it is open").expect("the present");
+    assert_eq!(now.status(), ServingStatus::Serving);
+    let watch = HealthCheckRequest { service: "no.such.Service".to_string() };
+    let mut unknown = probe.watch(watch).await.expect("a stream").into_inner();
+    let now = unknown.message().await.expect("it is open").expect("the present");
+    assert_eq!(now.status(), ServingStatus::ServiceUnknown);
+
+    served.stop().await.expect("no stop waits for those who watch");
+    let then = watched.message().await.expect("it is open").expect("a change");
+    assert_eq!(then.status(), ServingStatus::NotServing);
+    assert_eq!(watched.message().await.expect("it ends well"), None);
+    assert_eq!(unknown.message().await.expect("it ends well"), None, "that does not change");
+}

@@ -189,9 +189,17 @@ async fn a_client_that_goes_away_waits_no_longer() {
     assert_eq!(world.service.home.get_lock_wait_info().expect("edges").get_ref().entries.len(), 2);
     let waiting = world.service.home.get_lock_wait_info().expect("edges").into_inner().entries;
     assert_eq!((waiting[0].txn, waiting[0].wait_for_txn, &waiting[0].key[..]), (11, 10, &b"k"[..]));
+    let history = |service: &KvService| {
+        let waits = service.txn.get_lock_wait_history().expect("a list").into_inner().entries;
+        waits.iter().map(|wait| (wait.txn, wait.wait_for_txn)).collect::<Vec<_>>()
+    };
+    assert!(history(&world.service).is_empty(), "they still wait");
     drop(line.answers);
     settle().await;
     assert!(world.service.home.get_lock_wait_info().expect("edges").get_ref().entries.is_empty());
+    let mut ended = history(&world.service);
+    ended.sort_unstable();
+    assert_eq!(ended, [(11, 10), (12, 10)]);
 }
 
 #[tokio::test]
