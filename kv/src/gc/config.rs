@@ -25,7 +25,7 @@ impl GcConfig {
 
     /// What is wrong with these values, each as a sentence.
     pub fn problems(&self) -> Vec<String> {
-        // What the scheduler says counts for a minute: several questions must fit in.
+        // What the scheduler says counts for five minutes: many questions must fit in.
         let allowed = 50..=15_000;
         if allowed.contains(&self.poll_interval_ms) {
             return Vec::new();
