@@ -39,7 +39,7 @@ fn the_replicated_map_tells_its_story() {
         "is killed",
         "is back and has caught up by a snapshot",
         "all members are started again, and nothing is lost",
-        "refuses a damaged snapshot and says so on its error channel",
+        "refuses a damaged log and says so on its error channel",
         "kvstore: every step was checked",
     ];
     assert_tells(&story_of(output), &lines);
