@@ -56,7 +56,7 @@ fn store(home: &Path, rate: u64) -> RunningStore {
     Store::open(parts).expect("an empty store opens").run(Arc::new(Alone), Arc::new(Alone))
 }
 
-/// Builds a snapshot of about 20 KiB.
+/// Builds a snapshot of about 20 KiB. A store that starts removes those of regions that it does not have.
 fn build(home: &Path) -> RaftSnapshotData {
     let engine = MemoryEngine::new();
     let mut batch = WriteBatch::new();
@@ -125,8 +125,8 @@ fn names(home: &Path) -> Vec<String> {
 #[test]
 fn who_sends_pays_for_sending_and_who_receives_for_receiving() {
     let (from, to) = (home(), home());
-    let data = build(from.path());
     let (sender, receiver) = (store(from.path(), RATE), store(to.path(), RATE));
+    let data = build(from.path());
     let (bytes, writing) = receiving(to.path(), &receiver, &data);
     let (chunks, mut stream) = mpsc::channel(CHUNKS_WAITING_MAX);
     let (outgoing, handle) = (Outgoing::open(from.path(), ID).expect("built"), sender.handle());
@@ -224,8 +224,8 @@ fn a_receiver_that_stops_in_the_middle_refuses_and_its_next_life_begins_anew() {
 #[test]
 fn a_sender_that_stops_in_the_middle_says_that_it_has_failed() {
     let from = home();
-    build(from.path());
     let sender = store(from.path(), 1);
+    build(from.path());
     let (outgoing, handle) = (Outgoing::open(from.path(), ID).expect("built"), sender.handle());
     let (chunks, mut stream) = mpsc::channel(CHUNKS_WAITING_MAX);
     let reading =
