@@ -1,9 +1,10 @@
 //! The goals that this project has set itself ([`list`]), each with its floor, and what a run found. A ratio is taken
-//! in each round and the middle one told: what slows a round down slows both sides.
+//! in each round and the middle one told: what slows a round down slows both sides. Some figures have a floor and
+//! nothing beyond it, some a goal that nobody has promised to reach.
 //!
-//! A figure under its floor is told a second time, below the table: with the processor time that its operations took
-//! in this run, if it is a rate or a time of operations, and with the sentence that stands beside its goal. Nothing
-//! is left out, so no figure is hidden.
+//! A figure under its floor, or beside the only thing it could reach, is told a second time, below the table: with the
+//! processor time that its operations took in this run, if it is a rate or a time of operations, and with the sentence
+//! that stands beside its goal. Nothing is left out, so no figure is hidden.
 
 use self::list::{BACK, FILLED, GOALS};
 use super::{rounded, spread};
@@ -30,8 +31,8 @@ enum Good {
 enum Source {
     /// Rate of a job's workload, of a peer's.
     Peer(&'static str, &'static str, &'static str),
-    /// Rate of gets at any replica, of a peer's linearizable ones.
-    AnyReplica(&'static str),
+    /// Rate of a job's workload, of a peer's in another job: what the peer has only one way to do.
+    PeerElsewhere(&'static str, &'static str, (&'static str, &'static str)),
     /// Median time of a job's workload, of a peer's.
     PeerTime(&'static str, &'static str, &'static str),
     /// Time of 99 of 100 puts at half of our own peak, of a peer's at the same rate.
@@ -60,15 +61,41 @@ enum Source {
     IdleReplica,
 }
 
-/// A goal: its number, what it is about, its unit, what is good, its floor, itself, where its figure comes from, and
-/// what is said if it misses its floor: what limits it, and what would be done next.
+/// What is wanted of a figure.
+#[derive(Clone, Copy)]
+enum Bounds {
+    /// What it must reach, and what it should.
+    Both(f64, f64),
+    /// What it must reach, and no more.
+    Floor(f64),
+    /// What it should reach, and need not.
+    Aim(f64),
+}
+
+impl Bounds {
+    fn floor(self) -> Option<f64> {
+        match self {
+            Bounds::Both(floor, _) | Bounds::Floor(floor) => Some(floor),
+            Bounds::Aim(_) => None,
+        }
+    }
+
+    fn goal(self) -> Option<f64> {
+        match self {
+            Bounds::Both(_, goal) | Bounds::Aim(goal) => Some(goal),
+            Bounds::Floor(_) => None,
+        }
+    }
+}
+
+/// A goal: its number, what it is about, its unit, what is good, how much of it, where its figure comes from, and what
+/// is said if it misses its floor, or itself if it has none: what limits it, and what would be done next.
 struct Goal {
     id: &'static str,
     what: &'static str,
     unit: &'static str,
     good: Good,
-    floor: f64,
-    goal: f64,
+    bounds: Bounds,
     from: Source,
     limit: &'static str,
 }
@@ -77,22 +104,22 @@ const fn much(
     id: &'static str,
     what: &'static str,
     unit: &'static str,
-    [floor, goal]: [f64; 2],
+    bounds: Bounds,
     from: Source,
     limit: &'static str,
 ) -> Goal {
-    Goal { id, what, unit, good: Good::Much, floor, goal, from, limit }
+    Goal { id, what, unit, good: Good::Much, bounds, from, limit }
 }
 
 const fn little(
     id: &'static str,
     what: &'static str,
     unit: &'static str,
-    [floor, goal]: [f64; 2],
+    bounds: Bounds,
     from: Source,
     limit: &'static str,
 ) -> Goal {
-    Goal { id, what, unit, good: Good::Little, floor, goal, from, limit }
+    Goal { id, what, unit, good: Good::Little, bounds, from, limit }
 }
 
 impl Goal {
@@ -105,31 +132,41 @@ impl Goal {
 
     fn verdict(&self, found: Option<Spread>) -> &'static str {
         let Some(found) = found else { return "" };
-        match (self.reaches(found, self.goal), self.reaches(found, self.floor)) {
-            (true, _) => "goal",
-            (false, true) => "floor",
-            (false, false) => "**below**",
+        let reaches = |bound: Option<f64>| bound.map(|bound| self.reaches(found, bound));
+        match (reaches(self.bounds.goal()), reaches(self.bounds.floor())) {
+            (Some(true), _) => "goal",
+            (_, Some(true)) => "floor",
+            (_, Some(false)) => "**below**",
+            (_, None) => "goal missed",
         }
     }
 
-    /// The line about a figure that misses its floor, without its sentence.
+    /// The line about a figure that misses its floor, or its goal if that is all it has, without its sentence.
     fn miss(&self, results: &Results) -> Option<String> {
-        let found = figure(results, self.from).filter(|found| !self.reaches(*found, self.floor))?;
-        let (found, floor) = (rounded(found.median), rounded(self.floor));
+        let (name, bound) = match self.bounds {
+            Bounds::Both(floor, _) | Bounds::Floor(floor) => ("floor", floor),
+            Bounds::Aim(goal) => ("goal", goal),
+        };
+        let found = figure(results, self.from).filter(|found| !self.reaches(*found, bound))?;
+        let (found, bound) = (rounded(found.median), rounded(bound));
         let (id, what, unit) = (self.id, self.what, self.unit);
+        let found = format!("{found} {unit}");
         let price = price(results, self.from).unwrap_or_default();
-        Some(format!("* **{id}, {what}**: {found} {unit}, floor {floor}. {price}"))
+        Some(format!("* **{id}, {what}**: {}, {name} {bound}. {price}", found.trim_end()))
     }
 
     fn cells(&self, results: &Results) -> Vec<String> {
         let found = figure(results, self.from);
         let sign = if self.good == Good::Much { "at least" } else { "at most" };
-        let bound = |value: f64| format!("{sign} {} {}", rounded(value), self.unit);
+        let bound = |value: Option<f64>| {
+            let bound = value.map(|value| format!("{sign} {} {}", rounded(value), self.unit));
+            bound.map_or_else(|| "-".to_string(), |bound| bound.trim_end().to_string())
+        };
         vec![
             self.id.to_string(),
             self.what.to_string(),
-            bound(self.floor).trim_end().to_string(),
-            bound(self.goal).trim_end().to_string(),
+            bound(self.bounds.floor()),
+            bound(self.bounds.goal()),
             found.map_or_else(|| "not measured".to_string(), |found| spread(Some(found))),
             self.verdict(found).to_string(),
         ]
@@ -145,7 +182,7 @@ pub(super) fn table(results: &Results) -> String {
     super::table(&heading, cells)
 }
 
-/// What limits each figure that misses its floor, and the next step.
+/// What limits each figure that misses its floor, or its goal if it has no floor, and the next step.
 pub(super) fn misses(results: &Results) -> String {
     let (mut misses, mut told) = (String::new(), "");
     for goal in GOALS {
@@ -155,7 +192,8 @@ pub(super) fn misses(results: &Results) -> String {
         told = goal.limit;
     }
     match misses.is_empty() {
-        true => "Every figure that was measured reaches its floor.\n".to_string(),
+        true => "Every figure that was measured reaches its floor, or its goal if it has none.\n"
+            .to_string(),
         false => misses,
     }
 }
@@ -163,7 +201,9 @@ pub(super) fn misses(results: &Results) -> String {
 /// What an operation took of the processors in this run.
 fn price(results: &Results, from: Source) -> Option<String> {
     let (job, workload) = match from {
-        Source::Peer(job, workload, _) | Source::PeerTime(job, workload, _) => (job, workload),
+        Source::Peer(job, workload, _)
+        | Source::PeerTime(job, workload, _)
+        | Source::PeerElsewhere(job, workload, _) => (job, workload),
         Source::OwnPuts(workload) => (plan::TRANSACTIONS, workload),
         Source::RocksPuts(job) | Source::Sync(job) | Source::OneRegion(job) => (job, "put"),
         Source::RocksGets(job) => (job, "get"),
@@ -205,9 +245,8 @@ fn figure(results: &Results, from: Source) -> Option<Spread> {
         Source::Peer(job, workload, peer) => {
             ratio(ours(job, workload), found(results, job, peer, workload), rate)
         }
-        Source::AnyReplica(peer) => {
-            let ours = ours(plan::ANY_REPLICA, "get");
-            ratio(ours, found(results, plan::READS, peer, "get"), rate)
+        Source::PeerElsewhere(job, workload, (their_job, peer)) => {
+            ratio(ours(job, workload), found(results, their_job, peer, workload), rate)
         }
         Source::AtHalfPeak(peer) => at_half_peak(results, peer).map(single),
         Source::PeerTime(job, workload, peer) => {
@@ -324,6 +363,20 @@ mod tests {
     }
 
     #[test]
+    fn a_figure_is_judged_by_what_it_has() {
+        let verdict = |bounds, found| {
+            let goal = much("P0", "", "", bounds, Source::FillOfDisk, "");
+            goal.verdict(Some(single(found)))
+        };
+        let both = [1.0, 2.0, 3.0].map(|found| verdict(Bounds::Both(2.0, 3.0), found));
+        assert_eq!(both, ["**below**", "floor", "goal"]);
+        let floor = [1.0, 2.0, 9.0].map(|found| verdict(Bounds::Floor(2.0), found));
+        assert_eq!(floor, ["**below**", "floor", "floor"], "there is nothing beyond it");
+        let goal = [1.0, 3.0].map(|found| verdict(Bounds::Aim(3.0), found));
+        assert_eq!(goal, ["goal missed", "goal"], "nobody has promised it");
+    }
+
+    #[test]
     fn the_goals_that_were_set_are_all_there() {
         let wanted = [
             "P1", "P2", "P3", "P4", "P6", "P7", "P9", "P10", "P11", "P12", "P16", "P18", "P19",
@@ -332,9 +385,10 @@ mod tests {
         for id in wanted {
             assert!(GOALS.iter().any(|goal| goal.id == id), "{id} is not in the table");
         }
-        let is_apart = |goal: &Goal| match goal.good {
-            Good::Much => goal.goal >= goal.floor,
-            Good::Little => goal.goal <= goal.floor,
+        let is_apart = |goal: &Goal| match (goal.good, goal.bounds) {
+            (Good::Much, Bounds::Both(floor, goal)) => goal >= floor,
+            (Good::Little, Bounds::Both(floor, goal)) => goal <= floor,
+            _ => true,
         };
         assert!(GOALS.iter().all(is_apart), "no floor is harder than its goal");
     }

@@ -3,6 +3,7 @@
 //!
 //! A sentence holds no figure that a run would change; those are told beside it.
 
+use super::Bounds::{Aim, Both, Floor};
 use super::{Goal, Source, little, much};
 use crate::compare::plan;
 
@@ -22,6 +23,9 @@ const PUTS: &str = "The limit is processor time, not the disk: by the profile th
     calls themselves, HTTP/2 and its encoding at the client and at the leader, which share two cores with \
     three stores; appliers take a seventh, log writers an eighth, raft workers a sixteenth. Next: answers of \
     one connection in one write, and requests that are not copied between edge and raft worker.";
+const STREAMS: &str = "Calls are saved here, bytes are not: each put carries more than a KiB, which is copied, logged \
+    and synced three times and goes through RocksDB's memtable three times, on the two cores that the client has its \
+    part of, too. Next: profile this load by itself; it has none yet.";
 const UNREPLICATED: &str = "One store syncs and applies for all, on two cores that it shares with the client. \
     Next: apply on the thread that has synced, which saves a hand-over for each batch.";
 const ALONE: &str = "Nothing is shared when one client waits. By the profile a third of all time is the \
@@ -63,15 +67,23 @@ pub(super) const GOALS: &[Goal] = &[
         "P1",
         "puts, 256 B keys, 1 KiB values, 500 clients",
         "x etcd",
-        [4.0, 8.0],
+        Both(4.0, 8.0),
         Source::Peer(plan::LARGE, "put", "etcd"),
         PUTS,
+    ),
+    much(
+        "P1",
+        "the same through streams of batches",
+        "x etcd",
+        Both(4.0, 8.0),
+        Source::PeerElsewhere(plan::LARGE_STREAMS, "put", (plan::LARGE, "etcd")),
+        STREAMS,
     ),
     much(
         "P2",
         "puts in batches, 256 in flight",
         ROCKS,
-        [0.35, 0.6],
+        Both(0.35, 0.6),
         Source::RocksPuts(plan::BATCH),
         PUTS,
     ),
@@ -79,7 +91,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P3",
         "puts of one replica",
         ROCKS,
-        [0.8, 1.0],
+        Both(0.8, 1.0),
         Source::RocksPuts(plan::UNREPLICATED),
         UNREPLICATED,
     ),
@@ -87,7 +99,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P3",
         "puts of one replica, beside Redis",
         "x Redis",
-        [0.6, 1.0],
+        Floor(0.6),
         Source::Peer(plan::UNREPLICATED, "put", "redis"),
         UNREPLICATED,
     ),
@@ -95,7 +107,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P4",
         "one client, p50 of a put",
         "x etcd",
-        [1.0, 1.0],
+        Both(1.0, 1.0),
         Source::PeerTime(plan::ALONE, "put", "etcd"),
         ALONE,
     ),
@@ -103,7 +115,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P4",
         "one client, p50 of a put, beside a sync",
         "x fdatasync",
-        [5.0, 3.0],
+        Both(5.0, 3.0),
         Source::Sync(plan::ALONE),
         ALONE,
     ),
@@ -111,7 +123,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P5",
         "p99 of puts at half of our own peak",
         "x etcd at the same rate",
-        [1.0, 0.5],
+        Both(1.0, 0.5),
         Source::AtHalfPeak("etcd"),
         "The tail is that of 64 clients that share two cores with all servers: an operation waits for a \
          processor before it waits for a disk. Next: `perf sched` over the rate at which it begins.",
@@ -120,7 +132,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P6",
         "linearizable gets, 64 clients",
         "x etcd",
-        [2.5, 4.0],
+        Both(2.5, 4.0),
         Source::Peer(plan::READS, "get", "etcd"),
         "Both cores are busy with HTTP/2 on both sides; finding the value is a small part. Next: `--api batch` \
          is the answer for clients that have many gets at a time; for the others fewer allocations in a call.",
@@ -129,7 +141,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P7",
         "gets in batches, 256 in flight",
         "x RocksDB, one thread",
-        [0.25, 0.45],
+        Both(0.25, 0.45),
         Source::RocksGets(plan::BATCH_READS),
         "The client's encoding and decoding take as much as the store's, on the same two cores; RocksDB's \
          thread has one to itself and sends nothing. Next: look keys of one message up together, with one \
@@ -139,8 +151,8 @@ pub(super) const GOALS: &[Goal] = &[
         "P8",
         "linearizable gets at any replica, 64 clients",
         "x etcd",
-        [1.0, 2.0],
-        Source::AnyReplica("etcd"),
+        Both(1.0, 2.0),
+        Source::PeerElsewhere(plan::ANY_REPLICA, "get", (plan::READS, "etcd")),
         "Two of three gets ask the leader first how far their replica must be, a message each way through two \
          raft workers; what waits together asks together. Next: let a follower ask for a whole batch of gets \
          at once.",
@@ -149,7 +161,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P9",
         "scans of 100 pairs",
         "x etcd",
-        [3.0, 3.0],
+        Floor(3.0),
         Source::Peer(plan::READS, "scan", "etcd"),
         SCANS,
     ),
@@ -157,7 +169,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P9",
         "pairs of these scans",
         "x RocksDB's iterator",
-        [0.4, 0.4],
+        Aim(0.4),
         Source::RocksScanned(plan::READS),
         SCANS,
     ),
@@ -165,7 +177,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P10",
         "transactions of two regions",
         "x own puts",
-        [0.35, 0.5],
+        Both(0.35, 0.5),
         Source::OwnPuts("txn-two-regions"),
         "Such a transaction is four replicated writes and two timestamps where a put is one write, and the \
          limit is processor time: a quarter is all that can be had if each of the four costs as much. By the \
@@ -177,7 +189,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P11",
         "transactions of one region",
         "x own puts",
-        [0.7, 0.85],
+        Both(0.7, 0.85),
         Source::OwnPuts("txn-one-region"),
         "Beyond a put it takes a timestamp, latches, a look at lock and newest record, and a larger entry. \
          Next: take timestamps for many transactions at once, and skip the look at records of keys that the \
@@ -187,7 +199,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P12",
         "puts over 64 regions",
         "x one region",
-        [1.0, 1.0],
+        Floor(1.0),
         Source::OneRegion(plan::BATCH_64),
         MANY_REGIONS,
     ),
@@ -195,7 +207,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P12",
         "puts over 1,000 regions",
         "x one region",
-        [0.75, 0.9],
+        Both(0.75, 0.9),
         Source::OneRegion(plan::BATCH_1000),
         MANY_REGIONS,
     ),
@@ -203,7 +215,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P12",
         "puts over 10,000 regions",
         "x one region",
-        [0.5, 0.5],
+        Floor(0.5),
         Source::OneRegion(plan::BATCH_10000),
         MANY_REGIONS,
     ),
@@ -211,7 +223,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P13",
         "10,000 idle regions of three replicas",
         "% of a core",
-        [2.0, 0.5],
+        Both(2.0, 0.5),
         Source::Event("idle", 10_000, "processor"),
         "Regions do not hibernate: every replica ticks ten times a second, and every leader sends heartbeats \
          to two others. Next: hibernation, which stops both where logs agree and nothing happens.",
@@ -220,7 +232,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P15",
         "memory of an idle replica",
         "KiB",
-        [20.0, 8.0],
+        Both(20.0, 8.0),
         Source::IdleReplica,
         "A replica keeps its raft state, progress of its peers and queues while it sleeps. Next: allocate \
          queues with their first entry.",
@@ -229,7 +241,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P16",
         "a killed store, one region",
         "x etcd",
-        [3.0, 1.5],
+        Both(3.0, 1.5),
         Source::Failover(1),
         FAILOVER,
     ),
@@ -237,7 +249,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P16",
         "a killed store, all of 1,000 regions",
         "x etcd",
-        [3.0, 1.5],
+        Both(3.0, 1.5),
         Source::Failover(1_000),
         FAILOVER,
     ),
@@ -245,7 +257,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P16",
         "a killed store, all of 1,000 regions: the longest",
         "s",
-        [6.0, 6.0],
+        Floor(6.0),
         Source::Event("failover", 1_000, BACK_MOST),
         FAILOVER,
     ),
@@ -253,7 +265,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P18",
         "leaders leave a store: longest operation",
         "ms",
-        [500.0, 100.0],
+        Both(500.0, 100.0),
         Source::Event("leader-eviction", 16, STALL),
         "A leader hands over after its follower has everything; operations that come meanwhile are refused and \
          repeated after a pause. Next: answer with the new leader's name as soon as it is known.",
@@ -262,7 +274,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P18",
         "leaders leave a store: failed operations",
         "",
-        [0.0, 0.0],
+        Floor(0.0),
         Source::Event("leader-eviction", 16, FAILED),
         MUST_NOT_FAIL,
     ),
@@ -270,7 +282,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P19",
         "a split: longest operation of a key, p99 of keys",
         "ms",
-        [200.0, 50.0],
+        Both(200.0, 50.0),
         Source::Event("split", 1, KEY_STALL),
         CUT_STALLS,
     ),
@@ -278,7 +290,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P19",
         "a split: longest operation of all",
         "ms",
-        [200.0, 50.0],
+        Both(200.0, 50.0),
         Source::Event("split", 1, CUT_STALL),
         CUT_STALLS,
     ),
@@ -286,7 +298,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P19",
         "a split: failed operations",
         "",
-        [0.0, 0.0],
+        Floor(0.0),
         Source::Event("split", 1, FAILED),
         MUST_NOT_FAIL,
     ),
@@ -294,7 +306,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P20",
         "one region that all write to becomes 200",
         "s",
-        [60.0, 15.0],
+        Both(60.0, 15.0),
         Source::Event("cut", 200, "until one region is"),
         "The scheduler cuts a region at up to so many keys with one command, and then every new region elects \
          a leader and reports. Next: see which of the two takes the time in the store's log.",
@@ -303,7 +315,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P21",
         "snapshots into two empty stores",
         "x writing and syncing once",
-        [0.4, 0.7],
+        Both(0.4, 0.7),
         Source::FillOfDisk,
         SNAPSHOTS,
     ),
@@ -311,7 +323,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P22",
         "two empty stores are filled",
         "MiB/s",
-        [50.0, 100.0],
+        Both(50.0, 100.0),
         Source::Event("fill", 1, FILLED),
         CAPPED,
     ),
@@ -319,7 +331,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P23",
         "a restart with 1,000 regions",
         "s",
-        [1.0, 0.5],
+        Both(1.0, 0.5),
         Source::Event("restart", 1_000, "until 1000 regions"),
         STARTS,
     ),
@@ -327,7 +339,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P23",
         "a restart with 10,000 regions",
         "s",
-        [5.0, 2.5],
+        Both(5.0, 2.5),
         Source::Event("restart", 10_000, "until 1000 regions"),
         STARTS,
     ),
@@ -335,7 +347,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P24",
         "raft log of a replica",
         "B a user's byte",
-        [1.25, 1.1],
+        Both(1.25, 1.1),
         Source::RaftLog(plan::LARGE),
         "An entry has a header beside keys and values, which weighs most where a put has an entry of its own. \
          Next: leave out of an entry's header what its region knows.",
@@ -344,7 +356,7 @@ pub(super) const GOALS: &[Goal] = &[
         "P27",
         "timestamps",
         "/s",
-        [200_000.0, 1_000_000.0],
+        Both(200_000.0, 1_000_000.0),
         Source::Event("timestamps", 1, "timestamps"),
         "A timestamp that is asked for alone is a call of gRPC and nearly nothing else. Next: clients that \
          share a stream ask for many in one message.",
