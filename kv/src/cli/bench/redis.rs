@@ -1,140 +1,168 @@
-//! A client of Redis, as much of it as a measurement asks for: SET and GET, one request at a time on a connection of
-//! each client's own, as `redis-benchmark` does it.
+//! Clients of Redis, through the `redis` crate: one request at a time on a connection of each client's own, as
+//! `redis-benchmark` does it.
 //!
-//! The protocol is a few lines of text, so it is written here: a library would bring more than a dozen crates into the
-//! product's binary for two commands.
+//! A connection is made when it is first wanted, and made anew after anything has failed on it but a refusal.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo, RedisConnectionInfo,
+    RedisError,
+};
 use tokio::sync::Mutex;
 
 use crate::error::{Error, Result};
 
 /// See the module.
 pub(super) struct Redis {
+    server: Client,
     address: String,
-    /// One a client; none until it is wanted, or after it has failed.
-    connections: Vec<Mutex<Option<BufReader<TcpStream>>>>,
+    /// One a client.
+    connections: Vec<Mutex<Option<MultiplexedConnection>>>,
     patience: Duration,
 }
 
-/// What a server answers.
-#[derive(Debug, PartialEq)]
-enum Answer {
-    Done,
-    Value(Option<Bytes>),
-}
-
 impl Redis {
-    pub(super) fn connect(address: &str, clients: usize, patience: Duration) -> Redis {
+    pub(super) fn connect(address: &str, clients: usize, patience: Duration) -> Result<Redis> {
+        let wrong = |error| Error::Startup(format!("{address} is no address: {error}"));
+        let place = format!("redis://{address}").into_connection_info().map_err(wrong)?;
+        // A request leaves at once, as on all other connections here, and nothing else is said.
+        let place = place.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        let place =
+            place.set_redis_settings(RedisConnectionInfo::default().set_skip_set_lib_name());
+        let server = Client::open(place).map_err(wrong)?;
         let connections = (0..clients).map(|_| Mutex::new(None)).collect();
-        Redis { address: address.to_string(), connections, patience }
+        Ok(Redis { server, address: address.to_string(), connections, patience })
     }
 
     pub(super) async fn put(&self, client: usize, key: &[u8], value: &[u8]) -> Result<()> {
-        self.ask(client, &[b"SET", key, value]).await.map(drop)
+        self.ask(client, &Cmd::set(key, value)).await
     }
 
     pub(super) async fn get(&self, client: usize, key: &[u8]) -> Result<Option<Bytes>> {
-        match self.ask(client, &[b"GET", key]).await? {
-            Answer::Value(value) => Ok(value),
-            Answer::Done => Err(Error::Startup("redis answers a GET without a value".to_string())),
-        }
+        self.ask(client, &Cmd::get(key)).await
     }
 
     /// Writes many pairs with one command.
     pub(super) async fn load(&self, client: usize, pairs: &[(Vec<u8>, Bytes)]) -> Result<()> {
-        let pairs = pairs.iter().flat_map(|(key, value)| [&key[..], &value[..]]);
-        let words: Vec<&[u8]> = std::iter::once(&b"MSET"[..]).chain(pairs).collect();
-        self.ask(client, &words).await.map(drop)
+        let pairs: Vec<(&[u8], &[u8])> =
+            pairs.iter().map(|(key, value)| (&key[..], &value[..])).collect();
+        self.ask(client, &Cmd::mset(&pairs)).await
     }
 
-    async fn ask(&self, client: usize, words: &[&[u8]]) -> Result<Answer> {
-        let failed = |error: std::io::Error| {
-            Error::Startup(format!("redis at {} does not answer: {error}", self.address))
+    async fn ask<A: FromRedisValue>(&self, client: usize, command: &Cmd) -> Result<A> {
+        let lost = |reason: String| {
+            Error::Startup(format!("redis at {} does not answer: {reason}", self.address))
         };
         let mut held = self.connections[client % self.connections.len()].lock().await;
-        // Taken out: a connection on which something failed is not used again.
+        // Taken out: a connection that is given up in the middle is not used again.
         let exchange = async {
             let mut connection = match held.take() {
                 Some(connection) => connection,
-                None => {
-                    let stream = TcpStream::connect(&self.address).await?;
-                    stream.set_nodelay(true)?;
-                    BufReader::new(stream)
-                }
+                None => self.open().await?,
             };
-            connection.write_all(&command(words)).await?;
-            let answer = answer(&mut connection).await?;
-            std::io::Result::Ok((connection, answer))
+            let answer = command.query_async(&mut connection).await;
+            Ok::<_, RedisError>((connection, answer))
         };
-        let late = |_| failed(std::io::ErrorKind::TimedOut.into());
-        let exchange = tokio::time::timeout(self.patience, exchange).await.map_err(late)?;
-        let (connection, answer) = exchange.map_err(failed)?;
-        *held = Some(connection);
-        answer.map_err(Error::Startup)
-    }
-}
-
-/// A command as it is sent: how many words, then each with its length.
-fn command(words: &[&[u8]]) -> Vec<u8> {
-    let mut text = format!("*{}\r\n", words.len()).into_bytes();
-    for word in words {
-        text.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-        text.extend_from_slice(word);
-        text.extend_from_slice(b"\r\n");
-    }
-    text
-}
-
-/// Reads one answer; a refusal is an error of its own, after which the connection is good still.
-async fn answer<R: tokio::io::AsyncBufRead + Unpin>(
-    connection: &mut R,
-) -> std::io::Result<std::result::Result<Answer, String>> {
-    let wrong = || std::io::Error::from(std::io::ErrorKind::InvalidData);
-    let mut line = String::new();
-    if connection.read_line(&mut line).await? == 0 {
-        return Err(std::io::ErrorKind::UnexpectedEof.into());
-    }
-    let line = line.trim_end();
-    let (kind, rest) = line.split_at_checked(1).ok_or_else(wrong)?;
-    match kind {
-        "+" | ":" => Ok(Ok(Answer::Done)),
-        "-" => Ok(Err(format!("redis refuses: {rest}"))),
-        "$" if rest == "-1" => Ok(Ok(Answer::Value(None))),
-        "$" => {
-            let length: usize = rest.parse().map_err(|_| wrong())?;
-            let mut value = vec![0; length + 2];
-            connection.read_exact(&mut value).await?;
-            value.truncate(length);
-            Ok(Ok(Answer::Value(Some(value.into()))))
+        let exchange = tokio::time::timeout(self.patience, exchange).await;
+        let exchange = exchange.map_err(|_| lost("no answer in time".to_string()))?;
+        let (connection, answer) = exchange.map_err(|error| lost(error.to_string()))?;
+        match answer {
+            Ok(answer) => {
+                *held = Some(connection);
+                Ok(answer)
+            }
+            // It has a code if the server has given it.
+            Err(error) if error.code().is_some() => {
+                *held = Some(connection);
+                Err(Error::Startup(format!("redis refuses: {error}")))
+            }
+            Err(error) => Err(lost(error.to_string())),
         }
-        _ => Err(wrong()),
+    }
+
+    async fn open(&self) -> std::result::Result<MultiplexedConnection, RedisError> {
+        // How long anything may take is the caller's.
+        let settings = AsyncConnectionConfig::new().set_connection_timeout(None);
+        let settings = settings.set_response_timeout(None);
+        self.server.get_multiplexed_async_connection_with_config(&settings).await
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::*;
 
-    #[test]
-    fn a_command_names_the_length_of_each_word() {
-        assert_eq!(command(&[b"GET", b"a\r\nb"]), b"*2\r\n$3\r\nGET\r\n$4\r\na\r\nb\r\n");
+    const PATIENCE: Duration = Duration::from_millis(200);
+
+    /// A client of a server that takes what it is told and says these things, one for each request, on one connection
+    /// after the other. The last of them stays open.
+    async fn client_of(connections: Vec<Vec<&'static [u8]>>) -> Redis {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = listener.local_addr().expect("it is bound").to_string();
+        tokio::spawn(async move {
+            let last = connections.len() - 1;
+            for (number, answers) in connections.into_iter().enumerate() {
+                let (mut connection, _) = listener.accept().await.expect("a client comes");
+                for answer in answers {
+                    let mut heard = [0; 4_096];
+                    let _request = connection.read(&mut heard).await.expect("it speaks");
+                    connection.write_all(answer).await.expect("it listens");
+                }
+                if number == last {
+                    std::future::pending::<()>().await;
+                }
+            }
+        });
+        Redis::connect(&address, 1, PATIENCE).expect("an address")
+    }
+
+    fn told<T: std::fmt::Debug>(done: Result<T>) -> String {
+        done.expect_err("it fails").to_string()
     }
 
     #[tokio::test]
-    async fn answers_of_every_kind_are_understood() {
-        let mut text = &b"+OK\r\n$3\r\na\r\n\r\n$-1\r\n-ERR no\r\n?\r\n"[..];
-        let value = Answer::Value(Some(Bytes::from_static(b"a\r\n")));
-        assert_eq!(answer(&mut text).await.expect("done"), Ok(Answer::Done));
-        assert_eq!(answer(&mut text).await.expect("a value"), Ok(value));
-        assert_eq!(answer(&mut text).await.expect("none"), Ok(Answer::Value(None)));
-        let refused = answer(&mut text).await.expect("a refusal");
-        assert_eq!(refused, Err("redis refuses: ERR no".to_string()));
-        assert!(answer(&mut text).await.is_err(), "there is no such answer");
-        assert!(answer(&mut text).await.is_err(), "the connection is closed");
+    async fn keys_are_read_and_written() {
+        let client = client_of(vec![vec![b"+OK\r\n", b"$-1\r\n", b"+OK\r\n"]]).await;
+        client.put(0, b"k", b"v").await.expect("written");
+        assert_eq!(client.get(0, b"k").await.expect("read"), None);
+        let pair = |key: &[u8]| (key.to_vec(), Bytes::from_static(b"v"));
+        client.load(0, &[pair(b"a"), pair(b"b")]).await.expect("written");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_and_leaves_the_connection_as_it_was() {
+        let client = client_of(vec![vec![b"-OOM no memory\r\n", b"+OK\r\n"]]).await;
+        let refused = told(client.put(0, b"k", b"v").await);
+        assert!(refused.contains("redis refuses: ") && refused.contains("no memory"), "{refused}");
+        client.put(0, b"k", b"v").await.expect("on the same connection");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_is_told_and_made_anew() {
+        let client = client_of(vec![vec![], vec![b"+OK\r\n"]]).await;
+        let lost = told(client.put(0, b"k", b"v").await);
+        assert!(lost.contains("does not answer"), "{lost}");
+        client.put(0, b"k", b"v").await.expect("on the next connection");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_silent_or_absent_is_named() {
+        let client = client_of(vec![vec![b""]]).await;
+        let silent = told(client.put(0, b"k", b"v").await);
+        let address = &client.address;
+        assert!(silent.contains(address) && silent.contains("no answer in time"), "{silent}");
+        let nobody = Redis::connect("127.0.0.1:1", 1, PATIENCE).expect("an address");
+        let nobody = told(nobody.get(0, b"k").await);
+        assert!(nobody.contains("redis at 127.0.0.1:1 does not answer"), "{nobody}");
+        let wrong = Redis::connect("no place at all", 1, PATIENCE);
+        let wrong = wrong.err().expect("it is refused").to_string();
+        assert!(wrong.contains("no place at all is no address"), "{wrong}");
     }
 }

@@ -67,7 +67,7 @@ impl Target {
                 Target::Skerry(Box::new(cluster.reading_anywhere(replica_read)))
             }
             System::Etcd => Target::Etcd(Etcd::connect(addresses, connections, patience, attempt)?),
-            System::Redis => Target::Redis(Redis::connect(&addresses[0], clients, patience)),
+            System::Redis => Target::Redis(Redis::connect(&addresses[0], clients, patience)?),
         })
     }
 
