@@ -1,5 +1,6 @@
 //! `skerry bench` as its user meets it: figures that add up, clear words when it cannot work, nothing left behind.
 
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
@@ -293,6 +294,28 @@ fn peers_do_the_same_work() {
             assert_eq!(counts, (&100.into(), &0.into()), "{result}");
         }
     }
+}
+
+#[test]
+fn a_server_that_dies_in_the_middle_ends_the_run_and_what_was_measured_is_kept() {
+    if !is_there("redis-server") {
+        return;
+    }
+    let process = bench(&["put", "get", "--no-load"])
+        .with("--target", "redis")
+        .with("--seconds", "600")
+        .start_until("ops/s");
+    let heard = process.stderr();
+    let behind = heard.split("starting redis, ").nth(1).expect("it has said where");
+    let address = behind.lines().next().expect("a line");
+    let mut operator = TcpStream::connect(address).expect("redis listens");
+    operator.write_all(b"SHUTDOWN NOSAVE\r\n").expect("redis hears");
+    let ended = process.end();
+    ended.assert_failed(&["redis ended with", "the results are partial"]);
+    assert!(ended.stderr.contains(&format!("redis at {address} does not answer")), "{ended:#?}");
+    let results = results(&ended);
+    assert_eq!((&results["complete"], number(&results, "operations") > 0.0), (&false.into(), true));
+    assert_eq!(results["results"].as_array().map(Vec::len), Some(1), "the next did not begin");
 }
 
 #[test]

@@ -10,8 +10,8 @@
 //!
 //! `skerry bench scenario` measures events instead of rates ([`scenario`]).
 //!
-//! An interrupt ends the run early: what was measured until then is told, and marked. If this process is killed, the
-//! kernel ends the servers ([`super::guarded`]).
+//! An interrupt ends the run early, and so does the end of a server that was started for it: what was measured until
+//! then is told, and marked. If this process is killed, the kernel ends the servers ([`super::guarded`]).
 //!
 //! What it does not do: it draws no conclusions. Rates of machines that others use too mean little alone; `make
 //! bench-compare` puts peers and references of the same run beside them (`docs/benchmarks.md`).
@@ -289,19 +289,16 @@ pub(super) fn run(arguments: Arguments) -> Result<()> {
 async fn run_load(arguments: &LoadArguments) -> Result<()> {
     arguments.check()?;
     let mut signals = StopSignals::catch()?;
-    let servers = match &arguments.scheduler_addr {
+    let mut servers = match &arguments.scheduler_addr {
         Some(_) => None,
         None => Some(start(&arguments.wanted()?, &mut signals).await?),
     };
-    let (outcomes, is_whole) = measure(arguments, servers.as_ref(), signals).await?;
+    let (outcomes, ended) = measure(arguments, servers.as_mut(), signals).await?;
     drop(servers);
-    tell(arguments, &outcomes, is_whole);
+    tell(arguments, &outcomes, ended.is_ok());
     outcomes.iter().filter_map(|outcome| outcome.bank.as_ref()).try_for_each(Verdict::check)?;
-    let is_dead = |outcome: &Outcome| outcome.window.count() == 0;
-    if !is_whole {
-        return Err(Error::Startup("interrupted; the results are partial".to_string()));
-    }
-    match outcomes.iter().find(|outcome| is_dead(outcome)) {
+    ended?;
+    match outcomes.iter().find(|outcome| outcome.window.count() == 0) {
         None => Ok(()),
         Some(outcome) => {
             let reason = outcome.window.failures().first().map_or("", |(reason, _)| reason);
@@ -353,13 +350,13 @@ fn interrupted_early() -> Error {
     Error::Startup("interrupted before it began".to_string())
 }
 
-/// Runs all workloads. Answers also whether none was interrupted.
+/// Runs all workloads. Answers what was found, and as an error why that is not all.
 async fn measure(
     arguments: &LoadArguments,
-    servers: Option<&Servers>,
+    mut servers: Option<&mut Servers>,
     mut signals: StopSignals,
-) -> Result<(Vec<Outcome>, bool)> {
-    let addresses = match (servers, &arguments.scheduler_addr) {
+) -> Result<(Vec<Outcome>, Result<()>)> {
+    let addresses = match (&servers, &arguments.scheduler_addr) {
         (Some(servers), _) => servers.addresses(),
         (None, given) => split(given.as_deref().unwrap_or_default()),
     };
@@ -390,9 +387,17 @@ async fn measure(
             _ => None,
         };
         let run = Run::new(workload, &shape, &target, bank, &interrupted);
-        outcomes.push(run.measure(servers).await);
+        outcomes.push(run.measure(servers.as_deref_mut()).await);
+        if let Some(Err(error)) = servers.as_deref_mut().map(Servers::expect_running) {
+            let reason = format!("{error}; the results are partial");
+            return Ok((outcomes, Err(Error::Startup(reason))));
+        }
     }
-    Ok((outcomes, !interrupted.load(Ordering::Relaxed)))
+    let ended = match interrupted.load(Ordering::Relaxed) {
+        false => Ok(()),
+        true => Err(Error::Startup("interrupted; the results are partial".to_string())),
+    };
+    Ok((outcomes, ended))
 }
 
 fn split(addresses: &str) -> Vec<String> {

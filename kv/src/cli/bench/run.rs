@@ -14,7 +14,7 @@ use super::keys::{Dice, key_bytes, value_bytes};
 use super::record::{self, Outcome, Slot, Window};
 use super::servers::Servers;
 use super::target::Target;
-use super::vitals::raft_log_bytes;
+use super::vitals::{Vitals, raft_log_bytes};
 use super::workload::{Operation, Plan, Workload};
 use super::{Shape, txn};
 use crate::error::{Error, Result};
@@ -69,11 +69,10 @@ impl Run {
         })
     }
 
-    /// Runs it for its time. What was done in each second is kept, too.
-    pub(super) async fn measure(self: Arc<Run>, servers: Option<&Servers>) -> Outcome {
+    /// Runs it for its time, or until a server that was started for it has ended.
+    pub(super) async fn measure(self: Arc<Run>, mut servers: Option<&mut Servers>) -> Outcome {
         let clock = SystemClock;
-        let statuses = servers.map(Servers::status_addresses).unwrap_or_default();
-        let taken = || (cpu_seconds(None), servers.map(Servers::vitals));
+        let statuses = servers.as_deref().map(Servers::status_addresses).unwrap_or_default();
         let mut clients = JoinSet::new();
         for number in 0..self.slots.len() {
             clients.spawn(self.clone().client(number));
@@ -83,16 +82,18 @@ impl Run {
             record::take(&self.slots);
         }
         let log_before = raft_log_bytes(&statuses).await;
-        let (before, repeated_before) = (taken(), self.target.repeated());
+        let (before, repeated_before) = (taken(servers.as_deref()), self.target.repeated());
         let began = clock.monotonic();
-        let mut all = Window::new();
+        let (mut all, mut have_ended) = (Window::new(), false);
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
         seconds.tick().await;
         loop {
             tokio::select! {
                 _ = seconds.tick() => {
                     self.tell(&mut all, clock.monotonic() - began);
-                    if self.is_to_end() {
+                    let running = servers.as_deref_mut().map(Servers::expect_running);
+                    have_ended = running.is_some_and(|running| running.is_err());
+                    if have_ended || self.is_to_end() {
                         break;
                     }
                 }
@@ -100,10 +101,11 @@ impl Run {
                 () = tokio::time::sleep(self.shape.time.saturating_sub(clock.monotonic() - began)) => break,
             }
         }
-        self.end(clients).await;
+        self.end(clients, have_ended).await;
         let took = clock.monotonic() - began;
         all.add(&record::take(&self.slots));
-        let after = taken();
+        // What has ended is not counted any more.
+        let after = taken(servers.as_deref().filter(|_| !have_ended));
         let log_after = raft_log_bytes(&statuses).await;
         if let (Some(bank), Ok(cluster)) = (&self.bank, self.target.own()) {
             bank.close(cluster).await;
@@ -130,11 +132,11 @@ impl Run {
     }
 
     /// Lets clients finish what they are at. Whoever has interrupted the run does not wait for a cluster that does not
-    /// answer.
-    async fn end(&self, mut clients: JoinSet<()>) {
+    /// answer, and nobody for servers that have ended.
+    async fn end(&self, mut clients: JoinSet<()>, have_ended: bool) {
         self.is_over.store(true, Ordering::Relaxed);
         let drained = async { while clients.join_next().await.is_some() {} };
-        match self.interrupted.load(Ordering::Relaxed) {
+        match have_ended || self.interrupted.load(Ordering::Relaxed) {
             false => drained.await,
             // Those that are left end with the set.
             true => drop(tokio::time::timeout(GRACE, drained).await),
@@ -248,6 +250,11 @@ impl Run {
         }
         Err(Error::Startup("all keys lie in one region: say --regions 2 or more".to_string()))
     }
+}
+
+/// Processor seconds of this process, and what servers have taken.
+fn taken(servers: Option<&Servers>) -> (f64, Option<Vitals>) {
+    (cpu_seconds(None), servers.map(Servers::vitals))
 }
 
 /// A key that lies right behind this one.
