@@ -103,9 +103,9 @@ fn without_json_a_table_is_told_and_a_line_every_second_before() {
             assert!(lines[0].contains(word), "{lines:?}");
         }
         let row = ended.stdout.lines().find(|line| line.starts_with(workload));
-        assert!(row.is_some_and(|row| row.split_whitespace().count() == 15), "{ended:#?}");
+        assert!(row.is_some_and(|row| row.split_whitespace().count() == 16), "{ended:#?}");
     }
-    for heading in ["ops/s", "p50 ms", "p99 ms", "p99.9 ms", "failed"] {
+    for heading in ["ops/s", "keys/s", "p50 ms", "p99 ms", "p99.9 ms", "failed"] {
         assert!(ended.stdout.contains(heading), "{ended:#?}");
     }
 }
@@ -264,6 +264,112 @@ fn commands_travel_in_batches_if_that_is_asked_for() {
     assert_eq!(number(&results(&ended), "failed"), 0.0);
 }
 
+#[test]
+fn a_request_may_have_many_keys_and_both_are_counted() {
+    let ground = Ground::new();
+    let cluster = ground.replicated_playground().start();
+    let scheduler = cluster.addresses().scheduler.to_string();
+    let workloads = ["put", "get", "mixed", "ycsb-a", "ycsb-b", "ycsb-c", "ycsb-d", "ycsb-f"];
+    for api in ["unary", "batch"] {
+        let ended = bench(&workloads)
+            .with("--scheduler-addr", scheduler.clone())
+            .with("--regions", "4")
+            .with("--api", api)
+            .with("--batch-size", "40")
+            .with("--operations", "50")
+            .run_to_end();
+        ended.assert_clean();
+        let results = results(&ended);
+        for result in results["results"].as_array().expect("a list") {
+            let counts = (&result["operations"], &result["failed"], &result["batch_size"]);
+            assert_eq!(counts, (&50.into(), &0.into(), &40.into()), "requests: {result}");
+            let number = |name: &str| result[name].as_f64().expect("a number");
+            let keys = number("keys_per_second") / number("per_second");
+            assert!((keys - 40.0).abs() < 0.001, "{result}");
+        }
+    }
+    cluster.stop().assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_one_request_differ_and_reach_every_region() {
+    let ground = Ground::new();
+    let cluster = ground.replicated_playground().start();
+    let scheduler = cluster.addresses().scheduler.to_string();
+    let client = tikv_client::RawClient::new(vec![scheduler.clone()]).await.expect("a client");
+    for regions in ["1", "8"] {
+        let none = "bench".to_string().."bend".to_string();
+        client.delete_range(none.clone()).await.expect("they are deleted");
+        let launch = bench(&["put"])
+            .with("--scheduler-addr", scheduler.clone())
+            .with("--regions", regions)
+            .with("--batch-size", "500")
+            .with("--clients", "1")
+            .with("--operations", "1");
+        let ended = tokio::task::spawn_blocking(move || launch.run_to_end()).await;
+        ended.expect("it ends").assert_clean();
+        let pairs = client.scan_keys(none, 1_000).await.expect("they are read");
+        assert_eq!(pairs.len(), 500, "one request has written all keys of {regions} regions");
+    }
+    cluster.stop().assert_clean();
+}
+
+#[test]
+fn requests_of_many_keys_follow_regions_that_are_cut_meanwhile() {
+    let ground = Ground::new();
+    let cluster = ground.replicated_playground().start();
+    let scheduler = cluster.addresses().scheduler.to_string();
+    let many = |operations: &str| {
+        bench(&["put", "get"])
+            .with("--scheduler-addr", scheduler.clone())
+            .with("--batch-size", "50")
+            .with("--operations", operations)
+            .with("--seconds", "30")
+    };
+    let process = many("6000").start_until("ops/s");
+    many("1").with("--regions", "20").run_to_end().assert_clean();
+    let ended = process.end();
+    ended.assert_clean();
+    let results = results(&ended);
+    assert_eq!(number(&results, "failed"), 0.0, "{results}");
+    assert!(number(&results, "repeated") > 0.0, "its regions were cut under it: {results}");
+    assert!(number(&results, "regions") > 1.0, "it has found new ones: {results}");
+    cluster.stop().assert_clean();
+}
+
+#[test]
+fn what_is_written_is_told_by_the_byte_for_many_keys_too() {
+    let ended = bench(&["put", "--separate"])
+        .with("--batch-size", "16")
+        .with("--value-size", "1000")
+        .with("--seconds", "2")
+        .run_to_end();
+    ended.assert_clean();
+    let results = results(&ended);
+    // Three replicas each log what they store, and little beside it.
+    let logged = number(&results, "raft_log_bytes_per_user_byte");
+    assert!((2.5..3.5).contains(&logged), "{results}");
+    let lines = ended.stderr.lines().filter(|line| line.contains("ops/s"));
+    assert!(lines.into_iter().any(|line| line.contains("keys/s")), "{ended:#?}");
+}
+
+#[test]
+fn requests_that_cannot_be_made_are_refused() {
+    for wrong in ["0", "1025", "many"] {
+        let ended = bench(&["put"]).with("--batch-size", wrong).run_to_end();
+        assert!(!ended.status.success(), "{ended:#?}");
+        assert!(ended.stderr.contains(&format!("invalid value '{wrong}' for '--batch-size")));
+    }
+    let ended = bench(&["put"]).with("--batch-size", "501").run_to_end();
+    ended.assert_refused(&["--batch-size 501", "different keys", "--keys are only 500"]);
+    let large = bench(&["put"]).with("--batch-size", "100").with("--value-size", "100000");
+    large.run_to_end().assert_refused(&["--batch-size 100", "9767 KiB", "may have 1024"]);
+    for workload in ["scan", "ycsb-e", "txn-one-region", "txn-two-regions", "bank"] {
+        let ended = bench(&["put", workload]).with("--batch-size", "2").run_to_end();
+        ended.assert_refused(&[&format!("{workload} has no batches"), "put, get, mixed, ycsb-a"]);
+    }
+}
+
 /// Whether a program of a peer can be run here. If not, this is said: no figure of ours depends on it.
 fn is_there(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok();
@@ -292,6 +398,26 @@ fn peers_do_the_same_work() {
         for result in done {
             let counts = (&result["operations"], &result["failed"]);
             assert_eq!(counts, (&100.into(), &0.into()), "{result}");
+        }
+    }
+}
+
+#[test]
+fn peers_take_requests_of_many_keys() {
+    for (peer, program) in [("etcd", "etcd"), ("redis", "redis-server")] {
+        if !is_there(program) {
+            continue;
+        }
+        // More puts than a transaction of etcd has unless it is told so.
+        let ended = bench(&["put", "get", "ycsb-f"])
+            .with("--target", peer)
+            .with("--batch-size", "200")
+            .with("--operations", "20")
+            .run_to_end();
+        ended.assert_clean();
+        for result in results(&ended)["results"].as_array().expect("a list") {
+            let counts = (&result["operations"], &result["failed"], &result["batch_size"]);
+            assert_eq!(counts, (&20.into(), &0.into(), &200.into()), "{result}");
         }
     }
 }
@@ -363,9 +489,12 @@ fn a_cluster_without_a_leader_is_told_as_such_and_not_as_a_rate() {
     for store in stores.drain(1..) {
         store.kill();
     }
-    let ended = first.clone().with("--patience", "1").with("--seconds", "1").run_to_end();
-    ended.assert_failed(&["no put was done"]);
-    assert_eq!(number(&results(&ended), "operations"), 0.0);
+    for keys in ["1", "4"] {
+        let hasty = first.clone().with("--batch-size", keys).with("--patience", "1");
+        let ended = hasty.with("--seconds", "1").run_to_end();
+        ended.assert_failed(&["no put was done"]);
+        assert_eq!(number(&results(&ended), "operations"), 0.0);
+    }
     // Who has seen enough does not wait until clients have lost their patience.
     let patient = first.with("--patience", "600").with("--seconds", "600");
     let patient = patient.with("--operations", "1000000").start_until("0 ops/s");

@@ -58,8 +58,12 @@ mod txn;
 mod vitals;
 mod workload;
 
-/// Pairs that are loaded with one request.
+/// Pairs that are loaded with one request, if they are small.
 const LOAD_BATCH: u64 = 256;
+/// Keys that one request may have. Peers that are started are told to take as many.
+const BATCH_SIZE_MAX: u64 = 1_024;
+/// Bytes of keys and values that a request of many may have: less than the least that any of the systems takes.
+const REQUEST_BYTES_MAX: u64 = 1 << 20;
 /// Places among the keys at which regions are looked for.
 const PLACES: u32 = 64;
 /// Requests of the load that are under way at a time.
@@ -112,6 +116,9 @@ struct LoadArguments {
     /// Clients, each with one operation at a time
     #[arg(long, default_value_t = 64, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     clients: u16,
+    /// Keys of a request, which is one operation still: of put, get, mixed, ycsb-a, -b, -c, -d and -f
+    #[arg(long, default_value_t = 1, value_name = "KEYS", value_parser = clap::value_parser!(u64).range(1..=BATCH_SIZE_MAX))]
+    batch_size: u64,
     /// Connections to each store that they share
     #[arg(long, default_value_t = 4, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..))]
     connections: u8,
@@ -145,7 +152,7 @@ struct LoadArguments {
     /// How long clients work before they are measured
     #[arg(long, default_value_t = 0, value_name = "SECONDS")]
     warm_up: u32,
-    /// End a workload after so many operations, if its time is not over before
+    /// End a workload after so many operations (requests, whatever --batch-size is), if its time is not over before
     #[arg(long, value_name = "COUNT")]
     operations: Option<u64>,
     /// Operations a second, all clients together; default: as many as go
@@ -169,6 +176,8 @@ struct LoadArguments {
 #[derive(Clone, Debug)]
 struct Shape {
     clients: usize,
+    /// Keys of an operation, where it may have many.
+    batch_size: usize,
     keys: u64,
     key_size: usize,
     value_size: usize,
@@ -188,6 +197,7 @@ impl LoadArguments {
     fn shape(&self) -> Shape {
         Shape {
             clients: self.clients.into(),
+            batch_size: self.batch_size as usize,
             keys: self.keys,
             key_size: self.key_size.into(),
             value_size: self.value_size as usize,
@@ -225,6 +235,32 @@ impl LoadArguments {
         }
     }
 
+    /// Refuses requests of more keys than can be chosen, or carried.
+    fn check_batches(&self) -> Result<()> {
+        let (size, keys) = (self.batch_size, self.keys);
+        if size == 1 {
+            return Ok(());
+        }
+        let refused =
+            |reason: String| Err(Error::Startup(format!("--batch-size {size}: {reason}")));
+        if let Some(workload) = self.workloads.iter().find(|it| !it.takes_batches()) {
+            let takers = "put, get, mixed, ycsb-a, ycsb-b, ycsb-c, ycsb-d and ycsb-f";
+            return refused(format!("{} has no batches; {takers} have", workload.name()));
+        }
+        if size > keys {
+            return refused(format!("a request has different keys, and --keys are only {keys}"));
+        }
+        let bytes = size * self.shape().pair_bytes();
+        match bytes > REQUEST_BYTES_MAX {
+            false => Ok(()),
+            true => refused(format!(
+                "so many keys and values are {} KiB, and a request of many may have {}",
+                bytes >> 10,
+                REQUEST_BYTES_MAX >> 10
+            )),
+        }
+    }
+
     /// Refuses what the target cannot do, before anything is started.
     fn check(&self) -> Result<()> {
         let refused = |reason: String| Err(Error::Startup(reason));
@@ -242,6 +278,7 @@ impl LoadArguments {
         if self.target == System::Redis && self.workloads.iter().any(|it| it.scans()) {
             return refused("redis keeps keys in no order: there is nothing to scan".to_string());
         }
+        self.check_batches()?;
         if self.workloads.contains(&Workload::Bank) {
             Bank::check(self.accounts)?;
         }
@@ -249,6 +286,18 @@ impl LoadArguments {
             fits(&self.wanted()?, &self.shape(), &self.workloads)?;
         }
         Ok(())
+    }
+}
+
+impl Shape {
+    /// Bytes of a key and its value.
+    fn pair_bytes(&self) -> u64 {
+        (self.key_size + self.value_size) as u64
+    }
+
+    /// Pairs that are loaded together.
+    fn load_batch(&self) -> u64 {
+        (REQUEST_BYTES_MAX / self.pair_bytes()).clamp(1, LOAD_BATCH)
     }
 }
 
@@ -263,8 +312,8 @@ fn fits(wanted: &Wanted, shape: &Shape, workloads: &[Workload]) -> Result<()> {
     let disk = rustix::fs::statvfs(&wanted.scratch)
         .map_err(|error| Error::Startup(format!("nothing can be kept in {place}: {error}")))?;
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    let pair = (shape.key_size + shape.value_size) as u64;
-    let needed = pair.saturating_mul(shape.keys).saturating_mul(2 * u64::from(wanted.stores));
+    let needed =
+        shape.pair_bytes().saturating_mul(shape.keys).saturating_mul(2 * u64::from(wanted.stores));
     let is_loaded = workloads.iter().any(|workload| workload.reads());
     match is_loaded && needed > free {
         false => Ok(()),
@@ -436,10 +485,10 @@ async fn load(shape: &Shape, target: &Arc<Target>, interrupted: &Arc<AtomicBool>
     let began = clock.monotonic();
     let mut told = began;
     let mut tasks = JoinSet::new();
-    let mut next = 0;
+    let (mut next, batch) = (0, shape.load_batch());
     while next < keys && !interrupted.load(Ordering::Relaxed) {
         while tasks.len() < LOADERS && next < keys {
-            let end = keys.min(next + LOAD_BATCH);
+            let end = keys.min(next + batch);
             let (target, shape, numbers) = (target.clone(), shape.clone(), next..end);
             let mut dice = Dice::new(shape.seed ^ next);
             let mut pair = move |number| {
@@ -447,8 +496,8 @@ async fn load(shape: &Shape, target: &Arc<Target>, interrupted: &Arc<AtomicBool>
                 (key_bytes(number, shape.key_size), Bytes::from(value))
             };
             let pairs: Vec<_> = numbers.map(&mut pair).collect();
-            let loader = (next / LOAD_BATCH) as usize;
-            tasks.spawn(async move { target.load(loader, pairs).await });
+            let loader = (next / batch) as usize;
+            tasks.spawn(async move { target.put_many(loader, pairs).await });
             next = end;
         }
         joined(tasks.join_next().await)?;

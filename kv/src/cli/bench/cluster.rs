@@ -5,7 +5,8 @@
 //! 2. When a store says that it is the wrong one, or does not answer, the region is looked up again and the request
 //!    repeated, after a pause that grows, until the operation's time is over.
 //!
-//! Repeating is right here: what is written may be written twice. The time of all attempts counts.
+//! Repeating is right here: what is written may be written twice. The time of all attempts counts. What is done to many
+//! keys at a time goes to all their regions at once ([`many`]).
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -15,9 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use skerry_proto::codec::encode_bytes;
-use skerry_proto::kvrpcpb::{
-    Context, KvPair, RawBatchPutRequest, RawGetRequest, RawPutRequest, RawScanRequest,
-};
+use skerry_proto::kvrpcpb::{Context, RawGetRequest, RawPutRequest, RawScanRequest};
 use skerry_proto::metapb::{Peer, PeerRole};
 use skerry_proto::types::Ts;
 use skerry_proto::{errorpb, pdpb};
@@ -30,6 +29,8 @@ use super::timestamps::{TimestampLine, Timestamps};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::net::SchedulerClient;
+
+mod many;
 
 /// Between the first attempt and the second; doubled after each.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
@@ -190,13 +191,16 @@ impl Cluster {
                 Ok((!answer.not_found).then_some(answer.value))
             }
         };
-        let place = self.space.region_key(&key);
-        match self.replica_read {
-            false => self.attempt(&place, get).await,
-            true => {
-                let turn = self.reads.fetch_add(1, Ordering::Relaxed);
-                self.attempt_at(&place, |route| route.at_replica(turn), get).await
-            }
+        let choose = self.readers();
+        self.attempt_at(&self.space.region_key(&key), choose, get).await
+    }
+
+    /// Who reads next: the leader, or whose turn it is.
+    fn readers(&self) -> impl Fn(Route) -> Route + use<> {
+        let turn = self.replica_read.then(|| self.reads.fetch_add(1, Ordering::Relaxed));
+        move |route| match turn {
+            Some(turn) => route.at_replica(turn),
+            None => route,
         }
     }
 
@@ -230,47 +234,6 @@ impl Cluster {
         self.attempt(&self.space.region_key(&key), scan).await
     }
 
-    /// Writes many pairs; those of one region with one request.
-    pub(super) async fn load(&self, pairs: Vec<(Vec<u8>, Bytes)>) -> Result<()> {
-        let mut rest: BTreeMap<Bytes, Bytes> =
-            pairs.into_iter().map(|(key, value)| (self.space.key(&key), value)).collect();
-        while let Some(first) = rest.keys().next().cloned() {
-            let place = self.space.region_key(&first);
-            let end = self.route_of(&place).map(|(end, _)| end).unwrap_or_default();
-            let is_inside = |key: &Bytes| end.is_empty() || self.space.region_key(key) < end;
-            let inside: Vec<KvPair> = rest
-                .iter()
-                .take_while(|(key, _)| is_inside(key))
-                .map(|(key, value)| KvPair {
-                    key: key.clone(),
-                    value: value.clone(),
-                    ..Default::default()
-                })
-                .collect();
-            self.attempt(&place, |mut line: Line, context| {
-                let request =
-                    RawBatchPutRequest { context, pairs: inside.clone(), ..Default::default() };
-                async move {
-                    let answer = line.load(request).await.map_err(lost)?;
-                    match answer.region_error {
-                        // The region may have been cut: its part is chosen anew.
-                        Some(_) => Ok(false),
-                        None => checked(None, &answer.error).map(|()| true),
-                    }
-                }
-            })
-            .await
-            .map(|done| match done {
-                true => inside.iter().for_each(|pair| drop(rest.remove(&pair.key))),
-                false => self.forget(&place),
-            })?;
-            if self.route_of(&place).is_none() {
-                self.look_up(&place).await;
-            }
-        }
-        Ok(())
-    }
-
     /// Asks the leader of the region at `place`, written as boundaries are, until it has answered or time is over.
     pub(super) async fn attempt<T, F>(
         &self,
@@ -296,26 +259,37 @@ impl Cluster {
         let clock = SystemClock;
         let (began, mut pause) = (clock.monotonic(), FIRST_PAUSE);
         loop {
-            let reason = match self.target(place, &choose).await {
-                Ok((line, context)) => {
-                    let left = self.patience.saturating_sub(clock.monotonic() - began);
-                    match tokio::time::timeout(left, ask(line, Some(context))).await {
-                        Ok(Ok(answer)) => return Ok(answer),
-                        Ok(Err(Miss::Never(reason))) => return Err(Error::Startup(reason)),
-                        Ok(Err(Miss::Elsewhere(reason))) => reason,
-                        Err(_) => "no answer in time".to_string(),
-                    }
-                }
-                Err(error) => error.to_string(),
+            let left = self.patience.saturating_sub(clock.monotonic() - began);
+            let reason = match self.attempt_once(place, left, &choose, &ask).await {
+                Ok(answer) => return Ok(answer),
+                Err(Miss::Never(reason)) => return Err(Error::Startup(reason)),
+                Err(Miss::Elsewhere(reason)) => reason,
             };
             if clock.monotonic() - began >= self.patience {
                 return Err(Error::Startup(reason));
             }
-            self.repeated.fetch_add(1, Ordering::Relaxed);
+            self.begin_anew();
             tokio::time::sleep(pause).await;
             pause = (2 * pause).min(LAST_PAUSE);
             self.look_up(place).await;
         }
+    }
+
+    /// One attempt, which may take no longer than `left`.
+    async fn attempt_once<T, F>(
+        &self,
+        place: &[u8],
+        left: Duration,
+        choose: impl Fn(Route) -> Route,
+        ask: impl Fn(Line, Option<Context>) -> F,
+    ) -> std::result::Result<T, Miss>
+    where
+        F: Future<Output = std::result::Result<T, Miss>>,
+    {
+        let target = self.target(place, choose).await;
+        let (line, context) = target.map_err(|error| Miss::Elsewhere(error.to_string()))?;
+        let answer = tokio::time::timeout(left, ask(line, Some(context))).await;
+        answer.unwrap_or_else(|_| Err(Miss::Elsewhere("no answer in time".to_string())))
     }
 
     async fn target(

@@ -1,8 +1,10 @@
-//! A client of etcd, as much of it as a measurement asks for: put, range, a transaction of puts, who leads.
+//! A client of etcd, as much of it as a measurement asks for: put, range, a transaction of puts or of ranges, who
+//! leads.
 //!
 //! Messages are written here by hand, from the public definition of its version 3 (`etcdserverpb.KV` and
 //! `Maintenance`), and sent through the same gRPC library as ours, so that the client's share of the costs is alike on
-//! both sides. The published client library needs `protoc` to be built, which this project does without.
+//! both sides. The published client library needs `protoc` to be built, which this project does without
+//! (`docs/benchmarks.md`, "Beside peers").
 //!
 //! Requests take turns on the members, as those of many clients would, and move on to the next when one fails. Where
 //! the death of a leader is measured, an attempt is given up early: a put that a member has passed on to the dead
@@ -23,9 +25,6 @@ use crate::error::{Error, Result};
 
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(2);
-/// Puts of one transaction: the most that a server takes by default.
-const TRANSACTION_PUTS: usize = 128;
-
 #[derive(Clone, PartialEq, prost::Message)]
 struct PutRequest {
     #[prost(bytes = "bytes", tag = "1")]
@@ -63,17 +62,32 @@ struct Pair {
     value: Bytes,
 }
 
-/// Puts that happen together; the real message can do more.
+/// Puts or ranges that happen together; the real message can do more.
 #[derive(Clone, PartialEq, prost::Message)]
 struct TransactionRequest {
     #[prost(message, repeated, tag = "2")]
     success: Vec<OneOperation>,
 }
 
+/// One of the two.
 #[derive(Clone, PartialEq, prost::Message)]
 struct OneOperation {
+    #[prost(message, optional, tag = "1")]
+    range: Option<RangeRequest>,
     #[prost(message, optional, tag = "2")]
     put: Option<PutRequest>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct TransactionResponse {
+    #[prost(message, repeated, tag = "3")]
+    answers: Vec<OneAnswer>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct OneAnswer {
+    #[prost(message, optional, tag = "1")]
+    range: Option<RangeResponse>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -146,17 +160,23 @@ impl Etcd {
         Ok(answer.pairs.len())
     }
 
-    /// Writes many pairs.
-    pub(super) async fn load(&self, pairs: Vec<(Vec<u8>, Bytes)>) -> Result<()> {
-        let puts = pairs
-            .into_iter()
-            .map(|(key, value)| OneOperation { put: Some(PutRequest { key: key.into(), value }) });
-        let puts: Vec<_> = puts.collect();
-        for part in puts.chunks(TRANSACTION_PUTS) {
-            let request = TransactionRequest { success: part.to_vec() };
-            self.patiently::<_, Nothing>(TRANSACTION, request).await?;
-        }
-        Ok(())
+    /// Writes many pairs with one transaction.
+    pub(super) async fn put_many(&self, pairs: Vec<(Vec<u8>, Bytes)>) -> Result<()> {
+        let put = |(key, value): (Vec<u8>, Bytes)| PutRequest { key: key.into(), value };
+        let puts = pairs.into_iter().map(|pair| OneOperation { range: None, put: Some(put(pair)) });
+        let request = TransactionRequest { success: puts.collect() };
+        self.patiently::<_, Nothing>(TRANSACTION, request).await.map(drop)
+    }
+
+    /// A linearizable read of many keys with one transaction. Answers how many are there.
+    pub(super) async fn get_many(&self, keys: Vec<Vec<u8>>) -> Result<usize> {
+        let range = |key: Vec<u8>| RangeRequest { key: key.into(), ..RangeRequest::default() };
+        let ranges =
+            keys.into_iter().map(|key| OneOperation { range: Some(range(key)), put: None });
+        let request = TransactionRequest { success: ranges.collect() };
+        let answer: TransactionResponse = self.patiently(TRANSACTION, request).await?;
+        let found = answer.answers.into_iter().filter_map(|answer| answer.range);
+        Ok(found.map(|found| found.pairs.len()).sum())
     }
 
     /// One call, until some member has answered or time is over.
@@ -239,11 +259,21 @@ mod tests {
         assert_eq!(put.encode_to_vec(), b"\x0a\x01k\x12\x01v");
         let range = RangeRequest { key: key(), range_end: Bytes::from_static(&[0]), limit: 7 };
         assert_eq!(range.encode_to_vec(), b"\x0a\x01k\x12\x01\x00\x18\x07");
-        let both = TransactionRequest { success: vec![OneOperation { put: Some(put) }] };
-        assert_eq!(both.encode_to_vec(), b"\x12\x08\x12\x06\x0a\x01k\x12\x01v");
+        let puts =
+            TransactionRequest { success: vec![OneOperation { range: None, put: Some(put) }] };
+        assert_eq!(puts.encode_to_vec(), b"\x12\x08\x12\x06\x0a\x01k\x12\x01v");
+        let range = RangeRequest { key: key(), ..RangeRequest::default() };
+        let gets =
+            TransactionRequest { success: vec![OneOperation { range: Some(range), put: None }] };
+        assert_eq!(gets.encode_to_vec(), b"\x12\x05\x0a\x03\x0a\x01k");
         // A header, one pair with all its fields, and a count.
         let answer = b"\x0a\x02\x10\x05\x12\x0c\x0a\x01k\x10\x02\x18\x02\x20\x01\x2a\x01v\x20\x01";
         let answer = RangeResponse::decode(&answer[..]).expect("well-formed");
         assert_eq!(answer.pairs, [Pair { key: key(), value: Bytes::from_static(b"v") }]);
+        // A header, that it succeeded, and the answer to one range: one pair of key and value.
+        let answer = b"\x0a\x02\x10\x05\x10\x01\x1a\x0a\x0a\x08\x12\x06\x0a\x01k\x2a\x01v";
+        let answer = TransactionResponse::decode(&answer[..]).expect("well-formed");
+        let found = answer.answers[0].range.as_ref().expect("a range").pairs.clone();
+        assert_eq!(found, [Pair { key: key(), value: Bytes::from_static(b"v") }]);
     }
 }

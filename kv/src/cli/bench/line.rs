@@ -3,9 +3,10 @@
 use clap::ValueEnum;
 use skerry_proto::kvrpcpb::{
     BatchRollbackRequest, CheckTxnStatusRequest, CheckTxnStatusResponse, CommitRequest,
-    CommitResponse, GetRequest, GetResponse, PrewriteRequest, PrewriteResponse, RawBatchPutRequest,
-    RawBatchPutResponse, RawGetRequest, RawGetResponse, RawPutRequest, RawPutResponse,
-    RawScanRequest, RawScanResponse, ResolveLockRequest, ResolveLockResponse,
+    CommitResponse, GetRequest, GetResponse, PrewriteRequest, PrewriteResponse, RawBatchGetRequest,
+    RawBatchGetResponse, RawBatchPutRequest, RawBatchPutResponse, RawGetRequest, RawGetResponse,
+    RawPutRequest, RawPutResponse, RawScanRequest, RawScanResponse, ResolveLockRequest,
+    ResolveLockResponse,
 };
 use skerry_proto::tikvpb::batch_commands_request::request::Cmd;
 use skerry_proto::tikvpb::batch_commands_response::response;
@@ -71,6 +72,32 @@ impl Line {
         }
     }
 
+    pub(super) async fn raw_batch_get(
+        &mut self,
+        request: RawBatchGetRequest,
+    ) -> Answer<RawBatchGetResponse> {
+        match &self.batch {
+            None => Ok(self.calls.raw_batch_get(request).await?.into_inner()),
+            Some(batch) => match batch.ask(Cmd::RawBatchGet(request.into())).await? {
+                response::Cmd::RawBatchGet(answer) => Ok(answer),
+                _ => Err(strange()),
+            },
+        }
+    }
+
+    pub(super) async fn raw_batch_put(
+        &mut self,
+        request: RawBatchPutRequest,
+    ) -> Answer<RawBatchPutResponse> {
+        match &self.batch {
+            None => Ok(self.calls.raw_batch_put(request).await?.into_inner()),
+            Some(batch) => match batch.ask(Cmd::RawBatchPut(request.into())).await? {
+                response::Cmd::RawBatchPut(answer) => Ok(answer),
+                _ => Err(strange()),
+            },
+        }
+    }
+
     pub(super) async fn read(&mut self, request: GetRequest) -> Answer<GetResponse> {
         match &self.batch {
             None => Ok(self.calls.kv_get(request).await?.into_inner()),
@@ -102,14 +129,6 @@ impl Line {
     }
 
     /// Not measured, so always a call.
-    pub(super) async fn load(
-        &mut self,
-        request: RawBatchPutRequest,
-    ) -> Answer<RawBatchPutResponse> {
-        Ok(self.calls.raw_batch_put(request).await?.into_inner())
-    }
-
-    /// Not measured either.
     pub(super) async fn rollback(&mut self, request: BatchRollbackRequest) -> Answer<()> {
         self.calls.kv_batch_rollback(request).await.map(drop)
     }

@@ -102,6 +102,8 @@ pub(super) struct Outcome {
     pub(super) servers: Option<Vitals>,
     /// What all of our own stores together wrote to their raft logs.
     pub(super) raft_log_bytes: Option<u64>,
+    /// Keys of an operation; nothing where a scan or a transaction has as many as it has.
+    pub(super) batch: Option<u64>,
     /// Bytes of keys and values that one operation writes.
     pub(super) user_bytes: u64,
     /// What a bank says about its accounts.
@@ -111,6 +113,11 @@ pub(super) struct Outcome {
 impl Outcome {
     pub(super) fn rate(&self) -> f64 {
         self.window.count() as f64 / self.took.as_secs_f64()
+    }
+
+    /// Keys a second, however many an operation has.
+    fn key_rate(&self) -> Option<f64> {
+        self.batch.map(|batch| self.rate() * batch as f64)
     }
 
     /// Processor microseconds of an operation.
@@ -130,6 +137,7 @@ impl Outcome {
             "clients",
             "ops",
             "ops/s",
+            "keys/s",
             "p50 ms",
             "p99 ms",
             "p99.9 ms",
@@ -152,6 +160,7 @@ impl Outcome {
             self.clients.to_string(),
             self.window.count().to_string(),
             format!("{:.0}", self.rate()),
+            shown(self.key_rate(), 0),
             ms(0.5),
             ms(0.99),
             ms(0.999),
@@ -173,6 +182,8 @@ impl Outcome {
             "operations": self.window.count(),
             "seconds": self.took.as_secs_f64(),
             "per_second": self.rate(),
+            "batch_size": self.batch,
+            "keys_per_second": self.key_rate(),
             "p50_ms": self.window.at_ms(0.5),
             "p99_ms": self.window.at_ms(0.99),
             "p999_ms": self.window.at_ms(0.999),

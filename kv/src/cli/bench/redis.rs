@@ -47,10 +47,16 @@ impl Redis {
     }
 
     /// Writes many pairs with one command.
-    pub(super) async fn load(&self, client: usize, pairs: &[(Vec<u8>, Bytes)]) -> Result<()> {
+    pub(super) async fn put_many(&self, client: usize, pairs: &[(Vec<u8>, Bytes)]) -> Result<()> {
         let pairs: Vec<(&[u8], &[u8])> =
             pairs.iter().map(|(key, value)| (&key[..], &value[..])).collect();
         self.ask(client, &Cmd::mset(&pairs)).await
+    }
+
+    /// Reads many keys with one command. Answers how many are there.
+    pub(super) async fn get_many(&self, client: usize, keys: &[Vec<u8>]) -> Result<usize> {
+        let values: Vec<Option<Bytes>> = self.ask(client, &Cmd::mget(keys)).await?;
+        Ok(values.iter().flatten().count())
     }
 
     async fn ask<A: FromRedisValue>(&self, client: usize, command: &Cmd) -> Result<A> {
@@ -128,12 +134,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn keys_are_read_and_written() {
-        let client = client_of(vec![vec![b"+OK\r\n", b"$-1\r\n", b"+OK\r\n"]]).await;
+    async fn one_key_and_many_are_read_and_written() {
+        let found = &b"*3\r\n$1\r\na\r\n$-1\r\n$0\r\n\r\n"[..];
+        let client = client_of(vec![vec![b"+OK\r\n", b"$-1\r\n", b"+OK\r\n", found]]).await;
         client.put(0, b"k", b"v").await.expect("written");
         assert_eq!(client.get(0, b"k").await.expect("read"), None);
         let pair = |key: &[u8]| (key.to_vec(), Bytes::from_static(b"v"));
-        client.load(0, &[pair(b"a"), pair(b"b")]).await.expect("written");
+        client.put_many(0, &[pair(b"a"), pair(b"b")]).await.expect("written");
+        let keys = [b"a".to_vec(), b"b".to_vec(), b"c".to_vec()];
+        assert_eq!(client.get_many(0, &keys).await.expect("read"), 2);
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! One workload under way: clients that do one operation after the other, a line on stderr every second, an
 //! [`Outcome`].
+//!
+//! With batches an operation is a request still, about as many different keys; their rate is told beside its own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -120,8 +122,8 @@ impl Run {
             client_cpu: after.0 - before.0,
             servers: after.1.zip(before.1).map(|(after, before)| after.since(&before)),
             raft_log_bytes: log_after.zip(log_before).map(|(after, before)| after - before),
-            user_bytes: self.workload.writes()
-                * (self.shape.key_size + self.shape.value_size) as u64,
+            batch: self.batch(),
+            user_bytes: self.user_bytes(),
             bank: self.bank.as_ref().map(Bank::verdict),
         }
     }
@@ -129,6 +131,16 @@ impl Run {
     /// Whether it must not go on, whatever time is left.
     fn is_to_end(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed) || self.bank.as_ref().is_some_and(Bank::is_broken)
+    }
+
+    /// Bytes of keys and values that one operation writes.
+    fn user_bytes(&self) -> u64 {
+        self.workload.writes() * self.shape.batch_size as u64 * self.shape.pair_bytes()
+    }
+
+    /// Keys of an operation, if that is ours to say.
+    fn batch(&self) -> Option<u64> {
+        self.workload.takes_batches().then_some(self.shape.batch_size as u64)
     }
 
     /// Lets clients finish what they are at. Whoever has interrupted the run does not wait for a cluster that does not
@@ -147,8 +159,13 @@ impl Run {
     fn tell(&self, all: &mut Window, passed: Duration) {
         let window = record::take(&self.slots);
         if !self.is_quiet {
+            // Without batches this would be the same number.
+            let keys = self
+                .batch()
+                .filter(|batch| *batch > 1)
+                .map_or(String::new(), |batch| format!("{:>9} keys/s   ", window.count() * batch));
             eprintln!(
-                "{:>15} {:>4.0} s {:>8} ops/s   p50 {:>7.2} ms   p99 {:>7.2} ms   failed {}",
+                "{:>15} {:>4.0} s {:>8} ops/s   {keys}p50 {:>7.2} ms   p99 {:>7.2} ms   failed {}",
                 self.workload.name(),
                 passed.as_secs_f64(),
                 window.count(),
@@ -202,6 +219,9 @@ impl Run {
 
     async fn operate(&self, client: usize, dice: &mut Dice) -> Result<()> {
         let (operation, number) = self.plan.next(dice);
+        if self.shape.batch_size > 1 {
+            return self.operate_on_many(client, operation, number, dice).await;
+        }
         let key = key_bytes(number, self.shape.key_size);
         let put = async |dice: &mut Dice| self.target.put(client, &key, self.value(dice)).await;
         match operation {
@@ -224,6 +244,27 @@ impl Run {
             Operation::Transfer => self.open_bank()?.transfer(self.target.own()?, dice).await,
             Operation::Look => self.open_bank()?.look(self.target.own()?).await,
         }
+    }
+
+    /// The same, for many keys with one request; a read-modify-write is two.
+    async fn operate_on_many(
+        &self,
+        client: usize,
+        operation: Operation,
+        number: u64,
+        dice: &mut Dice,
+    ) -> Result<()> {
+        let numbers = self.plan.keys_with(operation, number, self.shape.batch_size, dice);
+        let size = self.shape.key_size;
+        let keys: Vec<_> = numbers.into_iter().map(|number| key_bytes(number, size)).collect();
+        if matches!(operation, Operation::Get | Operation::ReadModifyWrite) {
+            self.target.get_many(client, keys.clone()).await?;
+        }
+        if operation != Operation::Get {
+            let pairs = keys.into_iter().map(|key| (key, self.value(dice))).collect();
+            self.target.put_many(client, pairs).await?;
+        }
+        Ok(())
     }
 
     fn open_bank(&self) -> Result<&Bank> {

@@ -103,12 +103,21 @@ impl Target {
         }
     }
 
-    /// Writes many pairs, as fast as the system can.
-    pub(super) async fn load(&self, client: usize, pairs: Vec<(Vec<u8>, Bytes)>) -> Result<()> {
+    /// Writes many pairs with one request: of ours, one for each region that they lie in, side by side.
+    pub(super) async fn put_many(&self, client: usize, pairs: Vec<(Vec<u8>, Bytes)>) -> Result<()> {
         match self {
-            Target::Skerry(cluster) => cluster.load(pairs).await,
-            Target::Etcd(etcd) => etcd.load(pairs).await,
-            Target::Redis(redis) => redis.load(client, &pairs).await,
+            Target::Skerry(cluster) => cluster.put_many(pairs).await,
+            Target::Etcd(etcd) => etcd.put_many(pairs).await,
+            Target::Redis(redis) => redis.put_many(client, &pairs).await,
+        }
+    }
+
+    /// Reads many keys in the same way. Answers how many are there.
+    pub(super) async fn get_many(&self, client: usize, keys: Vec<Vec<u8>>) -> Result<usize> {
+        match self {
+            Target::Skerry(cluster) => cluster.get_many(keys).await,
+            Target::Etcd(etcd) => etcd.get_many(keys).await,
+            Target::Redis(redis) => redis.get_many(client, &keys).await,
         }
     }
 

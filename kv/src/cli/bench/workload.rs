@@ -1,5 +1,6 @@
 //! What clients do: an operation after the other, chosen by a mix.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::ValueEnum;
@@ -77,7 +78,12 @@ impl Workload {
         matches!(self, Workload::Scan | Workload::YcsbE)
     }
 
-    /// Pairs that every operation writes; 0 where only some do.
+    /// Whether one operation may take many keys: a scan and a transaction have keys of their own choice.
+    pub(super) fn takes_batches(self) -> bool {
+        !self.scans() && !self.is_transactional()
+    }
+
+    /// Pairs that every operation writes without batches; 0 where only some do.
     pub(super) fn writes(self) -> u64 {
         match self {
             Workload::Put => 1,
@@ -143,12 +149,35 @@ impl Plan {
     pub(super) fn next(&self, dice: &mut Dice) -> (Operation, u64) {
         let [(part, often), (_, seldom)] = self.mix;
         let operation = if dice.number() % 100 < part { often } else { seldom };
-        let key = match operation {
+        (operation, self.key(operation, dice))
+    }
+
+    fn key(&self, operation: Operation, dice: &mut Dice) -> u64 {
+        match operation {
             // It counts as there a moment before it is: a read may find nothing, which is no error.
             Operation::Insert => self.keys.fetch_add(1, Ordering::Relaxed),
             _ => self.chooser.choose(dice, self.keys.load(Ordering::Relaxed)),
-        };
-        (operation, key)
+        }
+    }
+
+    /// So many different keys for one operation, this one among them.
+    pub(super) fn keys_with(
+        &self,
+        operation: Operation,
+        first: u64,
+        count: usize,
+        dice: &mut Dice,
+    ) -> Vec<u64> {
+        let there = self.keys.load(Ordering::Relaxed);
+        let mut keys = BTreeSet::from([first]);
+        while keys.len() < count {
+            let mut key = self.key(operation, dice);
+            // A favourite that is taken already gives way to the next number, which lies elsewhere in the store.
+            while !keys.insert(key) {
+                key = (key + 1) % there;
+            }
+        }
+        keys.into_iter().collect()
     }
 }
 
@@ -201,6 +230,20 @@ mod tests {
         }
         let newest = favourite(Workload::Get, Some(Distribution::Latest));
         assert_eq!(newest.1, 999, "the newest is read most");
+    }
+
+    #[test]
+    fn keys_of_one_operation_differ_even_if_it_wants_all_there_are() {
+        for workload in [Workload::Get, Workload::YcsbA, Workload::YcsbD] {
+            let (plan, mut dice) = (Plan::new(workload, 10, 50, None), Dice::new(1));
+            let mut keys = plan.keys_with(Operation::Get, 7, 10, &mut dice);
+            keys.sort_unstable();
+            assert_eq!(keys, (0..10).collect::<Vec<_>>(), "{workload:?}");
+        }
+        let (plan, mut dice) = (Plan::new(Workload::YcsbD, 10, 0, None), Dice::new(1));
+        let first = plan.key(Operation::Insert, &mut dice);
+        let keys = plan.keys_with(Operation::Insert, first, 3, &mut dice);
+        assert_eq!(keys, [10, 11, 12], "inserts take keys that were never there");
     }
 
     #[test]

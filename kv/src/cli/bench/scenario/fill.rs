@@ -30,6 +30,7 @@ pub(super) async fn play(scene: &mut Scene<'_>, report: &mut Report) -> Result<(
     let bytes = scene.arguments.data << 20;
     let shape = Shape {
         clients: 1,
+        batch_size: 1,
         keys: bytes / (KEY_BYTES + VALUE_BYTES) as u64,
         key_size: KEY_BYTES,
         value_size: VALUE_BYTES,

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::{Call, Wanted, free_ports};
-use crate::cli::bench::System;
+use crate::cli::bench::{BATCH_SIZE_MAX, System};
 use crate::error::{Error, Result};
 
 /// The name of our own scheduler among servers.
@@ -135,6 +135,8 @@ fn etcd(wanted: &Wanted, directory: &Path) -> Result<Vec<Call>> {
         words.extend(["--initial-advertise-peer-urls", &peer].map(OsString::from));
         // Without it a run that writes more than two gigabytes would end with its database full.
         words.extend(["--quota-backend-bytes", "8589934592"].map(OsString::from));
+        // As many puts in a transaction as a request of ours has; 128 if nobody says.
+        words.extend(["--max-txn-ops".into(), BATCH_SIZE_MAX.to_string().into()]);
         words.extend(["--logger", "zap", "--log-level", "error"].map(OsString::from));
         words.extend(["--data-dir".into(), directory.join(name(number)).into_os_string()]);
         let (program, name) = ("etcd".into(), name(number));
