@@ -36,7 +36,7 @@ use crate::gc::SafePoints;
 use crate::metrics::Metrics;
 use crate::net::claim::claim;
 use crate::net::collector::{Collector, CollectorParts, Leads};
-use crate::net::deadlocks::{Deadlocks, Telling};
+use crate::net::deadlocks;
 use crate::net::elsewhere::RegionCalls;
 use crate::net::heartbeats::{Heartbeats, Intervals, Registration, Vitals, register};
 use crate::net::scheduler_client::{Failure, SchedulerClient};
@@ -48,6 +48,7 @@ use crate::server::kv_service::{KvService, Surroundings};
 use crate::server::{self, status};
 use crate::storage::{ApiVersion, Storage};
 use crate::txn::TxnStore;
+use crate::txn::telling::Telling;
 
 mod core;
 pub(crate) mod identity;
@@ -205,7 +206,7 @@ impl Node {
             StoreVitals::new(identity, Arc::clone(&engine), &core, &config, directory.path());
         metrics.add_source(vitals::readings(Arc::clone(&engine), &core));
         let timestamps = PatientTimestamps::new(Arc::clone(&scheduler), logger.clone());
-        let detecting = Deadlocks::start(Arc::clone(&scheduler), logger.clone());
+        let detecting = deadlocks::start(Arc::clone(&scheduler), logger.clone());
         let surroundings = (Arc::clone(&timestamps), detecting);
         let txn = transactions(&core, &identity, &config, surroundings, &raw);
         let collector = collector(&core, &identity, &config, &scheduler, &txn, &logger);
@@ -380,7 +381,7 @@ fn transactions(
     core: &Core,
     identity: &StoreIdentity,
     config: &Config,
-    (timestamps, detecting): (Arc<PatientTimestamps>, Arc<Deadlocks>),
+    (timestamps, detecting): (Arc<PatientTimestamps>, Telling),
     raw: &RawStore,
 ) -> Arc<TxnStore> {
     let (version, limits) = (identity.api_version, config.storage.txn_limits());
@@ -388,7 +389,7 @@ fn transactions(
     let store = TxnStore::new(core.storage(), version, limits, timestamps, reads);
     core.guard_reads(store.concurrency().clone());
     let safe_points = SafePoints::new(Arc::new(SystemClock));
-    Arc::new(store.keeping(safe_points).detecting(Arc::new(Telling(detecting))))
+    Arc::new(store.keeping(safe_points).detecting(Arc::new(detecting)))
 }
 
 /// Which regions this store leads.

@@ -8,18 +8,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use skerry_proto::deadlock::deadlock_server::Deadlock;
 use skerry_proto::deadlock::{
-    DeadlockRequest, DeadlockRequestType, DeadlockResponse, WaitForEntriesRequest,
-    WaitForEntriesResponse, WaitForEntry,
+    DeadlockRequest, DeadlockResponse, WaitForEntriesRequest, WaitForEntriesResponse,
 };
-use skerry_proto::types::Ts;
 use skerry_raftstore::time::{Clock, SystemClock};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::txn::deadlock::{Detector, WaitEdge};
-use crate::txn::error::key_hash;
+use crate::txn::deadlock::Detector;
 
 /// Circles that may wait for a store to take them.
 const ANSWERS_MAX: usize = 1_024;
@@ -55,50 +52,7 @@ impl DeadlockService {
 
     /// The answer to one message, if there is one.
     fn take(&self, request: DeadlockRequest) -> Result<Option<DeadlockResponse>, Status> {
-        let mut detector = self.detector()?;
-        let kind = request.tp();
-        let Some(entry) = request.entry else { return Ok(None) };
-        let waiter = Ts::from(entry.txn);
-        match kind {
-            DeadlockRequestType::CleanUpWaitFor => detector.clean_up_wait(waiter, &entry.key),
-            DeadlockRequestType::CleanUp => detector.clean_up(waiter),
-            DeadlockRequestType::Detect => {
-                let found = detector.detect(edge(&entry), SystemClock.monotonic());
-                return Ok(found.map(|back| response(entry, &back)));
-            }
-        }
-        Ok(None)
-    }
-}
-
-fn edge(entry: &WaitForEntry) -> WaitEdge {
-    WaitEdge {
-        waiter: Ts::from(entry.txn),
-        holder: Ts::from(entry.wait_for_txn),
-        key: entry.key.clone(),
-        tag: entry.resource_group_tag.clone(),
-        waited_ms: entry.wait_time,
-    }
-}
-
-fn entry(edge: &WaitEdge) -> WaitForEntry {
-    WaitForEntry {
-        txn: edge.waiter.get(),
-        wait_for_txn: edge.holder.get(),
-        key_hash: key_hash(&edge.key),
-        key: edge.key.clone(),
-        resource_group_tag: edge.tag.clone(),
-        wait_time: edge.waited_ms,
-    }
-}
-
-fn response(refused: WaitForEntry, back: &[WaitEdge]) -> DeadlockResponse {
-    let last = back.last().map_or_else(|| refused.key.clone(), |edge| edge.key.clone());
-    DeadlockResponse {
-        entry: Some(refused),
-        deadlock_key_hash: key_hash(&last),
-        deadlock_key: last,
-        wait_chain: back.iter().map(entry).collect(),
+        Ok(self.detector()?.take(request, SystemClock.monotonic()))
     }
 }
 
@@ -108,8 +62,8 @@ impl Deadlock for DeadlockService {
         &self,
         _: Request<WaitForEntriesRequest>,
     ) -> Result<Response<WaitForEntriesResponse>, Status> {
-        let edges = self.detector()?.edges(SystemClock.monotonic());
-        Ok(Response::new(WaitForEntriesResponse { entries: edges.iter().map(entry).collect() }))
+        let entries = self.detector()?.entries(SystemClock.monotonic());
+        Ok(Response::new(WaitForEntriesResponse { entries }))
     }
 
     async fn detect(

@@ -1,7 +1,7 @@
 //! Finds circles among the waits of all stores: the graph of who waits for whom, as stores tell it.
 //!
 //! One store of a cluster is the *detector*: the one that leads the region of the empty key. The others tell it of
-//! every wait ([`crate::net::deadlocks`]):
+//! every wait ([`super::telling`]):
 //!
 //! 1. A wait is an edge, from a transaction at a key to the one that holds the key. If it closes a circle it is not
 //!    taken in, and its store is told the circle; the request that waits is refused with it.
@@ -13,13 +13,19 @@
 //! A detector begins with nothing. What its predecessor knew it hears again from those who still wait, and whichever
 //! edge comes last closes the circle.
 //!
-//! What it does not do: it has no clock and no streams, and it asks nobody.
+//! What it does not do: it has no clock and no streams, it asks nobody, and does not know whether it is the detector.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
+use skerry_proto::deadlock::{
+    DeadlockRequest, DeadlockRequestType, DeadlockResponse, WaitForEntry,
+};
 use skerry_proto::types::Ts;
+
+use super::error::key_hash;
+use super::planted::Planted;
 
 /// After so long without being told of it an edge is forgotten.
 pub const EDGE_LIFE: Duration = Duration::from_secs(3);
@@ -47,6 +53,8 @@ pub struct WaitEdge {
 pub struct Detector {
     /// By who waits, and at which key. A transaction may wait at many keys.
     edges: BTreeMap<(Ts, Bytes), Known>,
+    /// The bug that a test has planted.
+    planted: Option<Planted>,
 }
 
 #[derive(Debug)]
@@ -57,10 +65,37 @@ struct Known {
 }
 
 impl Detector {
+    /// Knows of nobody, and has a bug.
+    pub fn with_planted(planted: Option<Planted>) -> Detector {
+        Detector { planted, ..Detector::default() }
+    }
+
+    /// Does what a store asks for. Answers only if a wait closes a circle.
+    pub fn take(&mut self, request: DeadlockRequest, now: Duration) -> Option<DeadlockResponse> {
+        let kind = request.tp();
+        let entry = request.entry?;
+        let waiter = Ts::from(entry.txn);
+        match kind {
+            DeadlockRequestType::CleanUpWaitFor => self.clean_up_wait(waiter, &entry.key),
+            DeadlockRequestType::CleanUp => self.clean_up(waiter),
+            DeadlockRequestType::Detect => {
+                let back = self.detect(WaitEdge::of(&entry), now)?;
+                return Some(response(entry, &back));
+            }
+        }
+        None
+    }
+
     /// Takes an edge in. If it would close a circle, answers the edges that lead back, from the one of its holder to
     /// the one of whoever waits for its waiter.
     pub fn detect(&mut self, edge: WaitEdge, now: Duration) -> Option<Vec<WaitEdge>> {
         let place = (edge.waiter, edge.key.clone());
+        if self.planted == Some(Planted::DetectorEdgeForgotten)
+            && let Some(known) = self.edges.get_mut(&place).filter(|known| is_live(known, now))
+        {
+            known.told_at = now;
+            return None;
+        }
         let is_known = self.live(&place, now).is_some_and(|known| known.edge.holder == edge.holder);
         if !is_known {
             // A former holder of the key does not matter any more.
@@ -80,12 +115,12 @@ impl Detector {
     }
 
     /// The transaction does not wait at this key any more.
-    pub fn clean_up_wait(&mut self, waiter: Ts, key: &Bytes) {
+    fn clean_up_wait(&mut self, waiter: Ts, key: &Bytes) {
         self.edges.remove(&(waiter, key.clone()));
     }
 
     /// The transaction does not wait any more.
-    pub fn clean_up(&mut self, waiter: Ts) {
+    fn clean_up(&mut self, waiter: Ts) {
         self.edges.retain(|(known, _), _| *known != waiter);
     }
 
@@ -95,14 +130,14 @@ impl Detector {
     }
 
     /// Forgets what was not told for long.
-    pub fn forget_old(&mut self, now: Duration) {
+    fn forget_old(&mut self, now: Duration) {
         self.edges.retain(|_, known| is_live(known, now));
     }
 
     /// All edges, with how long their waiters have waited by now.
-    pub fn edges(&self, now: Duration) -> Vec<WaitEdge> {
+    pub fn entries(&self, now: Duration) -> Vec<WaitForEntry> {
         let live = self.edges.values().filter(|known| is_live(known, now));
-        live.map(|known| aged(known, now)).collect()
+        live.map(|known| aged(known, now).to_wire()).collect()
     }
 
     fn live(&self, place: &(Ts, Bytes), now: Duration) -> Option<&Known> {
@@ -130,6 +165,40 @@ impl Detector {
             edges.push_front(aged(reached[&edges[0].waiter], now));
         }
         Some(edges.into())
+    }
+}
+
+impl WaitEdge {
+    fn of(entry: &WaitForEntry) -> WaitEdge {
+        WaitEdge {
+            waiter: Ts::from(entry.txn),
+            holder: Ts::from(entry.wait_for_txn),
+            key: entry.key.clone(),
+            tag: entry.resource_group_tag.clone(),
+            waited_ms: entry.wait_time,
+        }
+    }
+
+    fn to_wire(&self) -> WaitForEntry {
+        WaitForEntry {
+            txn: self.waiter.get(),
+            wait_for_txn: self.holder.get(),
+            key_hash: key_hash(&self.key),
+            key: self.key.clone(),
+            resource_group_tag: self.tag.clone(),
+            wait_time: self.waited_ms,
+        }
+    }
+}
+
+/// The answer about an edge that closes a circle, with the way back.
+fn response(refused: WaitForEntry, back: &[WaitEdge]) -> DeadlockResponse {
+    let last = back.last().map_or_else(|| refused.key.clone(), |edge| edge.key.clone());
+    DeadlockResponse {
+        entry: Some(refused),
+        deadlock_key_hash: key_hash(&last),
+        deadlock_key: last,
+        wait_chain: back.iter().map(WaitEdge::to_wire).collect(),
     }
 }
 
@@ -172,7 +241,7 @@ mod tests {
         assert_eq!(found.as_ref().map(|edges| edges[0].waited_ms), Some(15));
         assert_eq!(chain(found), [(1, 2), (2, 3)]);
         // It was not taken in: whoever was refused does not wait.
-        assert_eq!(detector.edges(at(10)).len(), 3);
+        assert_eq!(detector.entries(at(10)).len(), 3);
         assert_eq!(
             chain(detector.detect(edge(3, 1, "a"), at(10))),
             [(1, 2), (2, 3)],
@@ -181,7 +250,30 @@ mod tests {
         detector.clean_up_wait(Ts::from(2), &Bytes::from("c"));
         assert_eq!(detector.detect(edge(3, 1, "a"), at(10)), None);
         detector.clean_up(Ts::from(1));
-        assert_eq!(detector.edges(at(10)).len(), 1);
+        assert_eq!(detector.entries(at(10)).len(), 1);
+    }
+
+    #[test]
+    fn what_stores_ask_is_answered_only_with_a_circle() {
+        let mut detector = Detector::default();
+        let mut ask = |tp: DeadlockRequestType, edge: WaitEdge| {
+            let entry = Some(edge.to_wire());
+            detector.take(DeadlockRequest { tp: tp.into(), entry }, at(0))
+        };
+        assert_eq!(ask(DeadlockRequestType::Detect, edge(1, 2, "b")), None);
+        let refused = edge(2, 1, "a");
+        let answer = ask(DeadlockRequestType::Detect, refused.clone()).expect("a circle of two");
+        assert_eq!(answer.entry, Some(refused.to_wire()));
+        assert_eq!(answer.wait_chain, [edge(1, 2, "b").to_wire()]);
+        assert_eq!(
+            (&answer.deadlock_key[..], answer.deadlock_key_hash),
+            (&b"b"[..], key_hash(b"b"))
+        );
+        assert_eq!(ask(DeadlockRequestType::CleanUpWaitFor, edge(1, 0, "b")), None);
+        assert_eq!(ask(DeadlockRequestType::Detect, refused), None, "1 does not wait any more");
+        assert_eq!(ask(DeadlockRequestType::CleanUp, edge(2, 0, "")), None);
+        assert_eq!(detector.take(DeadlockRequest::default(), at(0)), None, "it says nothing");
+        assert!(detector.entries(at(0)).is_empty());
     }
 
     #[test]

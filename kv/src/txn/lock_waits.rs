@@ -12,7 +12,7 @@
 //! Lines are also a graph: each waiter waits for the transaction that has the key. A wait that would close a circle is
 //! refused with the whole circle. What this does not find - circles over several stores, and those that close because
 //! a lock changes hands - somebody may look for who hears of the waits of all stores ([`Detecting`],
-//! [`super::deadlock`]): a wait ends with its turn or with a circle ([`LockWait::turn_or_circle`]).
+//! [`super::telling`]): a wait ends with its turn or with a circle ([`LockWait::turn_or_circle`]).
 //!
 //! **Invariant.** A waiter is in its line or has had its turn sent. A turn is kept, or dropped and passed on.
 //!

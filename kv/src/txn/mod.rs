@@ -41,7 +41,7 @@
 //!
 //! What a command does not do: it waits for nobody, takes no latches, proposes nothing, and knows no clock: all
 //! timestamps come with it. Latches and waiting are the executor's, with [`freshness`],
-//! [`lock_waits`], [`patience`] and [`deadlock`] beside it.
+//! [`lock_waits`], [`patience`], [`telling`] and [`deadlock`] beside it.
 
 use std::sync::Arc;
 
@@ -80,6 +80,7 @@ pub mod resolve_lock;
 pub mod rollback;
 pub mod scan;
 pub mod scan_lock;
+pub mod telling;
 
 pub use concurrency::{Concurrency, Published};
 pub use error::{Error, Result};

@@ -25,6 +25,8 @@ pub enum Planted {
     StaleTerm,
     /// Of all who stand in the line of a key only the first is an edge of the graph.
     DeadlockEdgeForgotten,
+    /// The detector of the cluster keeps a wait as it was told first: that the lock has changed hands is forgotten.
+    DetectorEdgeForgotten,
     /// Who ends old locks takes each transaction for dead, and does not ask at its primary key.
     ResolveUnasked,
     /// Versions are dropped up to the newest read instead of the safe point.
@@ -33,7 +35,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 11] = [
+    pub const ALL: [Planted; 12] = [
         Planted::RollbackForgotten,
         Planted::RollbackUnprotected,
         Planted::MaxTsNotRaised,
@@ -43,6 +45,7 @@ impl Planted {
         Planted::LatchReleasedEarly,
         Planted::StaleTerm,
         Planted::DeadlockEdgeForgotten,
+        Planted::DetectorEdgeForgotten,
         Planted::ResolveUnasked,
         Planted::CollectAboveSafePoint,
     ];
