@@ -8,7 +8,8 @@
 //!    disk, surely ([`promises`]).
 //! 3. Every so many steps [`Invariants::sweep`] looks at all disks ([`disks`]).
 //! 4. Where the scheduler governs, [`scheduler`] looks at what it hears, decides and tells.
-//! 5. Where there are transactions, [`records`] looks at what they write, read, and are told.
+//! 5. Where there are transactions, [`records`] looks at what they write, read, and are told, and [`circles`] at those
+//!    who wait for each other.
 //!
 //! The names in [`NAMES`] are what a failure begins with. What is remembered here is what *some* store has
 //! once shown; stores forget when they lose power, this does not.
@@ -25,6 +26,7 @@ use skerry_raftstore::peer::PeerStatus;
 use super::node::Node;
 use super::trace::{Moment, Trace};
 
+pub mod circles;
 mod disks;
 mod promises;
 pub mod records;
@@ -122,6 +124,8 @@ invariants! {
     TOLD_STAYS = "what was told of a transaction's end stays true";
     MAX_TS_GROWS = "max_ts never falls in a life of a store";
     NO_CIRCLE = "nobody waits in a circle of one store";
+    CIRCLES_BREAK = "a circle of waits is broken within a second";
+    NAMED_TRULY = "a deadlock is a circle of waits that were there";
     SNAPSHOTS = "every transaction sees a snapshot, and no update is lost";
     CLIENTS_CONTENT = "what clients of transactions see makes sense";
     // Any time.

@@ -9,6 +9,7 @@
 //! | skew | two lists | one of them; now and then it holds the other by a lock |
 //! | removal | a list | removes it |
 //! | index | the first list | that list, and an entry of an index that nobody reads, without locking it |
+//! | knot | some strings, which it locks one after the other, with pauses and long patience | the same |
 //!
 //! Every value has a part that occurs nowhere else, so that a read tells whose write it saw. Keys are spread over the
 //! letters, so that regions are cut between them.
@@ -31,6 +32,12 @@ const BALANCE: u64 = 100;
 /// Entries of the index.
 const ENTRIES: u64 = 2;
 
+/// Keys that are there to be tied.
+const STRINGS: u64 = 3;
+
+/// How long whoever ties them waits for others: long enough that only who looks for circles breaks one in a second.
+const LONG_PATIENCE: (Moment, Moment) = (2 * SECOND, 4 * SECOND);
+
 /// Bytes after which a list begins anew. Long values lie elsewhere than short ones.
 const LIST_BYTES_MAX: usize = 330;
 
@@ -40,6 +47,9 @@ pub(super) struct Manner {
     pub(super) accounts: Vec<Key>,
     pub(super) lists: Vec<Key>,
     entries: Vec<Key>,
+    strings: Vec<Key>,
+    /// Of a hundred transactions, those that tie knots.
+    knotted: u64,
     /// Of a hundred transactions, those that write an entry of the index.
     indexed: u64,
     /// The longest pause between two errands.
@@ -53,17 +63,20 @@ impl Manner {
         let mut chance = Chance::new(seed, "errands");
         let accounts = chance.between(3, 6);
         let lists = chance.between(2, 8);
-        let all = accounts + lists + ENTRIES;
+        let all = accounts + lists + ENTRIES + STRINGS;
         let step = KEYS / all;
         let mut keys: Vec<Key> =
             (0..all).map(|number| Key::of(&crate::sim::clients::key(number * step))).collect();
         chance.shuffle(&mut keys);
         let mut lists = keys.split_off(accounts as usize);
+        let strings = lists.split_off(lists.len() - STRINGS as usize);
         let entries = lists.split_off(lists.len() - ENTRIES as usize);
         Manner {
             accounts: keys,
             lists,
             entries,
+            strings,
+            knotted: chance.pick(&[2, 5, 12]).expect("there are several"),
             indexed: chance.pick(&[5, 20, 50]).expect("there are several"),
             pause_max: chance.pick(&[5, 40, 120]).expect("there are several") * MILLISECOND,
             pessimistic: chance.pick(&[20, 50, 80]).expect("there are several"),
@@ -71,7 +84,8 @@ impl Manner {
     }
 
     pub(super) fn keys(&self) -> Vec<Key> {
-        self.accounts.iter().chain(&self.lists).chain(&self.entries).cloned().collect()
+        let all = self.accounts.iter().chain(&self.lists).chain(&self.entries);
+        all.chain(&self.strings).cloned().collect()
     }
 }
 
@@ -86,6 +100,7 @@ enum Errand {
     Skew,
     Removal,
     Index,
+    Knot,
 }
 
 /// A client's draws in one of its lives.
@@ -95,6 +110,7 @@ pub(super) fn chance_of(seed: u64, number: usize, life: u64) -> Chance {
 
 /// A life: one errand after the other, for as long as the run is busy.
 pub(super) async fn live(mut client: Client, manner: Manner) {
+    let mut again = None;
     loop {
         let pause = client.chance.between(MILLISECOND, manner.pause_max);
         client.outbox.pause(pause).await;
@@ -102,6 +118,7 @@ pub(super) async fn live(mut client: Client, manner: Manner) {
             continue;
         }
         let errand = match client.chance.below(100) {
+            _ if again.is_some() || client.chance.percent(manner.knotted) => Errand::Knot,
             _ if client.chance.percent(manner.indexed) => Errand::Index,
             // Somebody has to open the bank; that it is open already does no harm.
             0..5 => Errand::Open,
@@ -112,7 +129,7 @@ pub(super) async fn live(mut client: Client, manner: Manner) {
             85..95 => Errand::Skew,
             _ => Errand::Removal,
         };
-        let is_pessimistic = client.chance.percent(manner.pessimistic);
+        let is_pessimistic = errand == Errand::Knot || client.chance.percent(manner.pessimistic);
         let style = match client.chance.below(3) {
             0 => Style::TwoPhases,
             1 => Style::Async,
@@ -122,6 +139,9 @@ pub(super) async fn live(mut client: Client, manner: Manner) {
         let told = format!("{} begins: {errand:?}, {is_pessimistic}, {style:?}", txn.start_ts);
         client.tell(told);
         let outcome = run(&mut client, &manner, errand, &mut txn).await;
+        // Who was refused for the sake of others tries again when they have ended.
+        again =
+            Some(errand).filter(|errand| *errand == Errand::Knot && outcome == Err(Stop::Refused));
         let told = format!("{} ends: {outcome:?}", txn.start_ts);
         client.tell(told);
         match outcome {
@@ -189,6 +209,7 @@ async fn run(
             txn.change(key, Change::Delete);
         }
         Errand::Index => index(client, manner, txn).await?,
+        Errand::Knot => knot(client, manner, txn).await?,
     }
     if txn.is_pessimistic && client.chance.percent(10) {
         client.heart_beat(txn).await;
@@ -306,6 +327,23 @@ async fn index(client: &mut Client, manner: &Manner, txn: &mut Txn) -> Result<()
         client.begin_statement(txn).await;
     }
     for key in row.into_iter().chain(client.some(&manner.entries, 1)) {
+        let value = client.value("");
+        txn.change(key, Change::Put(value.into()));
+    }
+    Ok(())
+}
+
+/// Keys of several regions that each client locks in an order of its own, and slowly: whoever meets another half way
+/// waits for it in a circle.
+async fn knot(client: &mut Client, manner: &Manner, txn: &mut Txn) -> Result<(), Stop> {
+    let mut keys = manner.strings.clone();
+    client.chance.shuffle(&mut keys);
+    keys.truncate(client.chance.between(2, STRINGS) as usize);
+    txn.patience = LONG_PATIENCE;
+    for key in keys {
+        client.lock(txn, std::slice::from_ref(&key)).await?;
+        let span = client.chance.below(300 * MILLISECOND);
+        client.outbox.pause(span).await;
         let value = client.value("");
         txn.change(key, Change::Put(value.into()));
     }

@@ -16,7 +16,8 @@
 //!    while the leadership goes to another store and comes back ([`trouble`]).
 //! 4. [`Records`](super::invariants::records::Records) are compared with invariants after every step.
 //! 5. Old versions are collected all the while ([`garbage`]), so that whoever is slow is refused.
-//! 6. At the end a last client ends the locks that others have left and reads everything, once before all garbage is
+//! 6. Stores tell each other who waits for whose locks ([`deadlocks`]), and circles must not last.
+//! 7. At the end a last client ends the locks that others have left and reads everything, once before all garbage is
 //!    gone and once after; the history gets from the records how unknown transactions ended, and
 //!    [`crate::checker::isolation`] judges it.
 //!
@@ -35,6 +36,7 @@ use skerry_proto::metapb::Peer;
 use skerry_proto::types::Ts;
 
 use super::chance::Chance;
+use super::invariants::circles::Circles;
 use super::invariants::records::Records;
 use super::invariants::{Broken, CLIENTS_CONTENT, SNAPSHOTS, TOLD_STAYS, hold};
 use super::queue::Event;
@@ -43,6 +45,7 @@ use super::world::World;
 use crate::checker::isolation::{Checked, check};
 
 mod client;
+mod deadlocks;
 mod errands;
 mod garbage;
 mod percolator;
@@ -53,6 +56,7 @@ mod stores;
 mod trouble;
 
 use self::client::{Client, Shared};
+use self::deadlocks::Talk;
 use self::errands::Manner;
 use self::garbage::Question;
 use self::post::{Address, Outbox, Parcel, Route, Sealed, Slot, Wish};
@@ -110,6 +114,8 @@ pub(super) enum Happening {
     Ordered { node: usize, life: u64, order: Box<ReportResponse>, asked_at: Duration },
     /// It asks another what became of a transaction.
     Inquire { to: Address, question: Question },
+    /// Something about deadlocks.
+    Talk(Talk),
 }
 
 impl std::fmt::Debug for Happening {
@@ -124,6 +130,7 @@ pub(super) struct Transactions {
     shared: Rc<Shared>,
     manner: Manner,
     pub(super) records: Records,
+    circles: Circles,
     chance: Chance,
 }
 
@@ -156,6 +163,7 @@ impl Transactions {
             shared: Rc::default(),
             manner: Manner::of_seed(seed),
             records: Records::new(stores),
+            circles: Circles::default(),
             chance: Chance::new(seed, "happenings"),
         }
     }
@@ -204,6 +212,7 @@ impl World {
         }
         self.plan_happening(5 * SECOND, Happening::Disturb);
         self.plan_happening(SECOND / 2, Happening::Collect);
+        self.plan_talk(SECOND, Talk::Look);
         for node in 0..self.nodes.len() {
             self.plan_happening(SECOND / 2, Happening::Confer { node });
         }
@@ -271,6 +280,7 @@ impl World {
                 self.inquire(to, question);
                 Ok(())
             }
+            Happening::Talk(talk) => self.talk(talk),
         }
     }
 
@@ -385,7 +395,7 @@ impl World {
             format!("asks {} for {}", parcel.store, parcel.name)
         });
         let sealed = parcel.give_up.borrow_mut().take().expect("it is sent once");
-        let late = self.now + PATIENCE;
+        let late = self.now + PATIENCE + parcel.waits;
         self.plan_happening(late, Happening::Reach { client, life, sealed });
         let parcel = Rc::new(parcel);
         let mut ways = vec![self.chance.between(100, MILLISECOND)];

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use skerry_kv::mvcc::{Key, ReadRules};
 use skerry_kv::txn::Error;
 use skerry_kv::txn::commit::Commit;
+use skerry_kv::txn::error::WaitsFor;
 use skerry_kv::txn::get::Get;
 use skerry_kv::txn::heartbeat::HeartBeat;
 use skerry_kv::txn::pessimistic_lock::PessimisticLock;
@@ -29,7 +30,10 @@ use skerry_proto::types::Ts;
 use super::client::{Came, Client};
 use super::server::Told;
 use crate::checker::isolation::{Read, Transaction, Write};
-use crate::sim::trace::MILLISECOND;
+use crate::sim::trace::{MILLISECOND, Moment};
+
+/// How long it waits for a lock, at least and at most, unless it is told otherwise.
+const PATIENCE: (Moment, Moment) = (100 * MILLISECOND, 900 * MILLISECOND);
 
 /// How often a step is tried before its client gives it up.
 const TRIES: usize = 25;
@@ -64,6 +68,8 @@ pub(super) struct Txn {
     pub(super) is_pessimistic: bool,
     style: Style,
     ttl_ms: u64,
+    /// How long a request waits for a lock, at least and at most.
+    pub(super) patience: (Moment, Moment),
     /// The newest version that it has seen of what it has locked.
     for_update_ts: Ts,
     /// Keys that were locked in advance, and by which timestamp.
@@ -108,6 +114,7 @@ impl Txn {
             is_pessimistic,
             style,
             ttl_ms: client.chance.pick(&[30, 200, 1_000, 2_500]).expect("there are several"),
+            patience: PATIENCE,
             for_update_ts: start_ts,
             locked: BTreeMap::new(),
             is_exact: style != Style::TwoPhases,
@@ -250,7 +257,7 @@ impl Client {
                 return Ok(keys.iter().map(|key| found[key].clone()).collect());
             }
             let at = txn.for_update_ts;
-            let patience = self.chance.between(100 * MILLISECOND, 900 * MILLISECOND);
+            let patience = self.chance.between(txn.patience.0, txn.patience.1);
             let command = |keys: Vec<Key>| PessimisticLock {
                 keys: keys.into_iter().map(|key| (key, false)).collect(),
                 primary: txn.primary_user(),
@@ -284,8 +291,9 @@ impl Client {
                     Came::Error(Error::WriteConflict(_)) => {
                         txn.for_update_ts = self.outbox.stamp().await;
                     }
-                    Came::Error(Error::Deadlock(_)) => {
+                    Came::Error(Error::Deadlock(circle)) => {
                         self.count("txn: deadlock");
+                        self.check_circle(txn, &keys, &circle);
                         return Err(Stop::Refused);
                     }
                     Came::Error(_) => return Err(Stop::Refused),
@@ -294,6 +302,19 @@ impl Client {
             }
         }
         Err(Stop::Unknown)
+    }
+
+    /// A request for these locks was refused with a circle: it must be one, and lead through the request.
+    fn check_circle(&self, txn: &Txn, keys: &[Key], circle: &[WaitsFor]) {
+        let next = circle.iter().cycle().skip(1);
+        let is_closed = circle.iter().zip(next).all(|(edge, next)| edge.holder == next.waiter);
+        let waiters: BTreeSet<Ts> = circle.iter().map(|edge| edge.waiter).collect();
+        let is_own = circle
+            .first()
+            .is_some_and(|edge| edge.waiter == txn.start_ts && keys.contains(&Key::of(&edge.key)));
+        if circle.len() < 2 || waiters.len() != circle.len() || !is_closed || !is_own {
+            self.is_wrong(format!("{} at {keys:?} is told of {circle:?}", txn.start_ts));
+        }
     }
 
     /// A new statement begins, and sees what was committed until now.

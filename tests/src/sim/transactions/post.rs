@@ -66,6 +66,8 @@ pub(in crate::sim) struct Parcel {
     pub(super) store: StoreId,
     /// For which region.
     pub(super) region: u64,
+    /// How long it may wait there for others, beyond the time that any request takes.
+    pub(super) waits: Moment,
     /// Begins to serve it. It may arrive twice.
     pub(super) begin: Box<dyn Fn(&Server) -> Going>,
     /// Tells the client that no answer came in time.
@@ -163,7 +165,8 @@ impl Outbox {
         patience: Moment,
     ) -> Slot<Heard<Vec<KeyLocked>>> {
         let context = to.context;
-        self.send("lock", to, move |server| server.lock(context, command.clone(), patience))
+        let run = move |server: &Server| server.lock(context, command.clone(), patience);
+        self.send_to_wait("lock", to, patience, run)
     }
 
     /// Sends anything.
@@ -171,6 +174,17 @@ impl Outbox {
         &self,
         name: &'static str,
         to: &Address,
+        run: impl Fn(&Server) -> Pin<Box<dyn Future<Output = txn::Result<T>>>> + 'static,
+    ) -> Slot<Heard<T>> {
+        self.send_to_wait(name, to, 0, run)
+    }
+
+    /// Sends what may wait for others for so long.
+    fn send_to_wait<T: 'static>(
+        &self,
+        name: &'static str,
+        to: &Address,
+        waits: Moment,
         run: impl Fn(&Server) -> Pin<Box<dyn Future<Output = txn::Result<T>>>> + 'static,
     ) -> Slot<Heard<T>> {
         let slot = Slot::new();
@@ -187,6 +201,7 @@ impl Outbox {
             name,
             store: to.store,
             region: to.region,
+            waits,
             begin: Box::new(begin),
             give_up: RefCell::new(Some(give_up)),
         }));

@@ -45,6 +45,7 @@ use skerry_raftstore::message::Command;
 use skerry_raftstore::store::Store;
 use skerry_raftstore::time::Clock;
 
+use super::deadlocks::{Deadlocks, Said};
 use super::garbage::{Question, Questions};
 use super::post::{Sealed, Slot};
 use crate::sim::trace::{MILLISECOND, Moment};
@@ -67,6 +68,8 @@ pub struct Server {
     stamps: Arc<Stamps>,
     questions: Arc<Questions>,
     reads: Arc<ReadPool>,
+    /// Its part in finding deadlocks over several stores.
+    pub(super) deadlocks: Deadlocks,
     /// Its part in garbage collection, what it leads of what is collected, and whether it is at it.
     part: Rc<Part>,
     led: Arc<Mutex<Vec<Arc<Region>>>>,
@@ -130,6 +133,7 @@ pub(super) struct Polled {
     pub(super) told: Vec<Told>,
     pub(super) stamps: Vec<Reply<Ts>>,
     pub(super) questions: Vec<Question>,
+    pub(super) said: Said,
 }
 
 impl Server {
@@ -153,7 +157,11 @@ impl Server {
         let limits = TxnLimits { key_bytes_max: 100, reply_bytes_max: 1 << 20 };
         let executor =
             TxnStore::new(gate.clone(), ApiVersion::V1, limits, stamps.clone(), reads.clone());
-        let executor = executor.keeping(SafePoints::new(clock)).with_planted(planted);
+        let (deadlocks, telling) = Deadlocks::new(clock.clone(), planted);
+        let executor = executor
+            .keeping(SafePoints::new(clock))
+            .with_planted(planted)
+            .detecting(Arc::new(telling));
         let (store, questions) = (Arc::new(executor), Questions::new());
         let led: Arc<Mutex<Vec<Arc<Region>>>> = Arc::default();
         let looked_at = led.clone();
@@ -173,6 +181,7 @@ impl Server {
             stamps,
             questions,
             reads,
+            deadlocks,
             part: Rc::new(part),
             led,
             is_working: Rc::default(),
@@ -231,6 +240,12 @@ impl Server {
         self.side.borrow().waits.values().cloned().collect()
     }
 
+    /// The same with their numbers; no number is used twice.
+    pub(super) fn numbered_waits(&self) -> Vec<(u64, Wait)> {
+        let side = self.side.borrow();
+        side.waits.iter().map(|(number, wait)| (*number, wait.clone())).collect()
+    }
+
     /// Begins a task; its number.
     pub(super) fn begin(&mut self, client: Client, going: Going) -> u64 {
         self.next_task += 1;
@@ -244,10 +259,12 @@ impl Server {
         self.tasks.remove(&task);
     }
 
-    /// Whether a task can go on.
+    /// Whether a task can go on, or has left something to be told.
     pub(super) fn has_woken(&self) -> bool {
         let is_woken = |task: &Task| task.woken.0.load(Ordering::Relaxed);
-        !self.gate.lock().is_empty() || self.tasks.values().any(is_woken)
+        !self.gate.lock().is_empty()
+            || self.deadlocks.has_words()
+            || self.tasks.values().any(is_woken)
     }
 
     /// When its threads go on, at the earliest.
@@ -284,8 +301,8 @@ impl Server {
         };
         let commands = std::mem::take(&mut *self.queue.lock());
         let stamps = std::mem::take(&mut *self.stamps.lock());
-        let questions = self.questions.take();
-        Polled { ended, commands, pauses, told, stamps, questions }
+        let (questions, said) = (self.questions.take(), self.deadlocks.take());
+        Polled { ended, commands, pauses, told, stamps, questions, said }
     }
 
     /// A pause is over; whoever made it goes on at the next poll.

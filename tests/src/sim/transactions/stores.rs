@@ -29,7 +29,7 @@ impl World {
         let going = (parcel.begin)(server);
         let task = server.begin(Some((client, life)), going);
         let deadline = Happening::Deadline { node, life: node_life, task };
-        self.plan_happening(self.now + DEADLINE, deadline);
+        self.plan_happening(self.now + DEADLINE + parcel.waits, deadline);
         self.look_after_executor(node);
         Ok(())
     }
@@ -71,7 +71,7 @@ impl World {
     }
 
     fn carry_polled(&mut self, node: usize, life: u64, polled: Polled) -> Result<(), Broken> {
-        let Polled { ended, commands, pauses, told, stamps, questions } = polled;
+        let Polled { ended, commands, pauses, told, stamps, questions, said } = polled;
         if let Some(store) = &mut self.nodes[node].store {
             commands.into_iter().for_each(|command| store.command(command));
         }
@@ -89,6 +89,8 @@ impl World {
         for told in told {
             self.heed(node, told)?;
         }
+        self.note_waits(node);
+        self.carry_said(node, said);
         for (client, sealed) in ended {
             let Some((client, life)) = client else {
                 sealed();
