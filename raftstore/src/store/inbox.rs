@@ -5,8 +5,11 @@
 //!
 //! | push | when the queue is full |
 //! | --- | --- |
-//! | [`Inbox::push`], results between actors | never: there is one for each thing that was asked for |
+//! | [`Inbox::push`], [`Inbox::push_expected`], results between actors | never: there is one for each thing that was asked for |
 //! | [`Inbox::offer`], what comes from outside | the message is handed back: raft repeats, clients wait |
+//!
+//! What would not be hurried by waking the owner need not ring ([`Urgency::Patient`]): while the owner expects a push
+//! that is certain to come, such a message waits for it, and for others of its kind.
 //!
 //! Full is a number of messages or a number of bytes, whichever is reached first. Bytes are counted of what is offered
 //! alone, while it waits here; a message that is longer than all the room still fits into an empty queue.
@@ -36,6 +39,15 @@ impl Room {
     pub(super) const INTERNAL: Room = Room { messages: usize::MAX, bytes: usize::MAX };
 }
 
+/// Whether a message may wait for the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Urgency {
+    /// The owner is woken.
+    Urgent,
+    /// The owner is woken unless it expects something, which will wake it.
+    Patient,
+}
+
 #[derive(Debug)]
 struct State<T> {
     /// Each with the bytes that it was offered with.
@@ -45,13 +57,15 @@ struct State<T> {
     is_closed: bool,
     /// The owner waits for the bell.
     is_idle: bool,
+    /// Messages that are certain to be pushed.
+    expected: usize,
 }
 
 impl<T> Inbox<T> {
     /// A queue in which these wait already.
     pub(super) fn new(room: Room, messages: VecDeque<T>) -> Inbox<T> {
         let messages = messages.into_iter().map(|message| (message, 0)).collect();
-        let state = State { messages, bytes: 0, is_closed: false, is_idle: false };
+        let state = State { messages, bytes: 0, is_closed: false, is_idle: false, expected: 0 };
         Inbox { state: Mutex::new(state), bell: Condvar::new(), room }
     }
 
@@ -62,8 +76,28 @@ impl<T> Inbox<T> {
         self.ring(state);
     }
 
+    /// Adds a message, whatever the queue's length, that may wait for what is expected.
+    pub(super) fn push_patiently(&self, message: T) {
+        let mut state = self.state.lock().expect("no holder panics");
+        state.messages.push_back((message, 0));
+        self.ring_for(state, Urgency::Patient);
+    }
+
+    /// From now on so many more messages are certain to come by [`Inbox::push_expected`].
+    pub(super) fn expect(&self, count: usize) {
+        self.state.lock().expect("no holder panics").expected += count;
+    }
+
+    /// Adds a message that is as good as `count` of those that were expected.
+    pub(super) fn push_expected(&self, message: T, count: usize) {
+        let mut state = self.state.lock().expect("no holder panics");
+        state.expected = state.expected.checked_sub(count).expect("what was expected comes once");
+        state.messages.push_back((message, 0));
+        self.ring(state);
+    }
+
     /// Adds a message of `bytes` if there is room, or hands it back.
-    pub(super) fn offer(&self, message: T, bytes: usize) -> Result<(), T> {
+    pub(super) fn offer(&self, message: T, bytes: usize, urgency: Urgency) -> Result<(), T> {
         let mut state = self.state.lock().expect("no holder panics");
         let is_full = state.messages.len() >= self.room.messages
             || state.bytes > 0 && state.bytes.saturating_add(bytes) > self.room.bytes;
@@ -72,8 +106,15 @@ impl<T> Inbox<T> {
         }
         state.messages.push_back((message, bytes));
         state.bytes += bytes;
-        self.ring(state);
+        self.ring_for(state, urgency);
         Ok(())
+    }
+
+    /// What is expected cannot come between this look and the message: both are under one lock.
+    fn ring_for(&self, state: MutexGuard<'_, State<T>>, urgency: Urgency) {
+        if urgency == Urgency::Urgent || state.expected == 0 {
+            self.ring(state);
+        }
     }
 
     /// Wakes the owner if it waits.
@@ -126,34 +167,63 @@ mod tests {
 
     use super::*;
 
+    fn offer(inbox: &Inbox<i32>, message: i32, bytes: usize) -> Result<(), i32> {
+        inbox.offer(message, bytes, Urgency::Urgent)
+    }
+
     #[test]
     fn messages_come_in_order_in_bounded_batches() {
         let inbox = Inbox::new(Room { messages: 2, ..Room::INTERNAL }, VecDeque::new());
         inbox.push([1, 2, 3]);
-        assert_eq!(inbox.offer(4, 0), Err(4), "there is no room");
+        assert_eq!(offer(&inbox, 4, 0), Err(4), "there is no room");
         assert_eq!(inbox.take(2), Some(vec![1, 2]));
-        assert_eq!(inbox.offer(4, 0), Ok(()));
+        assert_eq!(offer(&inbox, 4, 0), Ok(()));
         assert_eq!(inbox.take(9), Some(vec![3, 4]));
         inbox.push([5]);
         inbox.close();
-        assert_eq!((inbox.take(9), inbox.offer(6, 0)), (None, Err(6)));
+        assert_eq!((inbox.take(9), offer(&inbox, 6, 0)), (None, Err(6)));
         assert_eq!(inbox.drain(), [5]);
     }
 
     #[test]
     fn long_messages_find_less_room_than_short_ones_and_give_it_back_when_taken() {
         let inbox = Inbox::new(Room { bytes: 10, ..Room::INTERNAL }, VecDeque::new());
-        assert_eq!(inbox.offer(1, 11), Ok(()), "it would never get through");
-        assert_eq!(inbox.offer(2, 1), Err(2));
+        assert_eq!(offer(&inbox, 1, 11), Ok(()), "it would never get through");
+        assert_eq!(offer(&inbox, 2, 1), Err(2));
         assert_eq!(inbox.take(1), Some(vec![1]));
         assert_eq!(
-            (inbox.offer(3, 4), inbox.offer(4, 6), inbox.offer(5, 1)),
+            (offer(&inbox, 3, 4), offer(&inbox, 4, 6), offer(&inbox, 5, 1)),
             (Ok(()), Ok(()), Err(5))
         );
         inbox.push([6]);
         assert_eq!(inbox.take(1), Some(vec![3]));
-        assert_eq!((inbox.offer(7, 5), inbox.offer(8, 4)), (Err(7), Ok(())));
+        assert_eq!((offer(&inbox, 7, 5), offer(&inbox, 8, 4)), (Err(7), Ok(())));
         assert_eq!(inbox.take(9), Some(vec![4, 6, 8]));
+    }
+
+    #[test]
+    fn what_can_wait_is_taken_with_what_is_expected() {
+        let inbox = Arc::new(Inbox::new(Room::INTERNAL, VecDeque::new()));
+        inbox.expect(2);
+        let owner = inbox.clone();
+        let (taken, batches) = crossbeam_channel::bounded(2);
+        let thread = crate::time::spawn("inbox-owner", move || {
+            while let Some(batch) = owner.take(9) {
+                taken.send(batch).expect("somebody listens");
+            }
+        });
+        while !inbox.state.lock().expect("nobody panics").is_idle {
+            std::thread::yield_now();
+        }
+        inbox.offer(1, 0, Urgency::Patient).expect("there is room");
+        inbox.offer(2, 0, Urgency::Patient).expect("there is room");
+        assert!(inbox.state.lock().expect("nobody panics").is_idle, "nobody was woken");
+        inbox.push_expected(3, 2);
+        assert_eq!(batches.recv(), Ok(vec![1, 2, 3]));
+        inbox.offer(4, 0, Urgency::Patient).expect("there is room");
+        assert_eq!(batches.recv(), Ok(vec![4]), "nothing is expected any more");
+        inbox.close();
+        thread.join().expect("it ends");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use skerry_proto::metapb;
 use skerry_proto::raft_serverpb::RaftMessage;
 use skerry_proto::types::{PeerId, RegionId, Term};
 
-use super::inbox::{Inbox, Room};
+use super::inbox::{Inbox, Room, Urgency};
 use super::{Offer, Store, offered, worker};
 use crate::apply;
 use crate::background::{self, Background};
@@ -27,7 +27,8 @@ use crate::effects::Effects;
 use crate::environment::{Counters, Environment};
 use crate::extent::{Estimate, Extent};
 use crate::message::{
-    Applied, ApplyMessage, BackgroundTask, Command, LogTask, Persisted, StoreMessage, WorkerMessage,
+    Applied, ApplyMessage, BackgroundTask, Command, CommandKind, LogTask, Persisted, StoreMessage,
+    WorkerMessage,
 };
 use crate::outside::{ReadGuard, SchedulerClient, Transport};
 use crate::registry::LocalReader;
@@ -231,6 +232,7 @@ impl Queues {
         if !effects.send.is_empty() {
             self.transport.send(effects.send);
         }
+        self.expect_persisted(&effects.log);
         push_all(&self.log, effects.log);
         effects.store.into_iter().for_each(|message| self.to_store_actor(message));
         push_all(&self.background, effects.background);
@@ -238,8 +240,22 @@ impl Queues {
             let owner = self.environment.apply_worker_of(apply::region_of(&message));
             self.appliers[owner].push([message]);
         }
-        self.to_owners(effects.persisted, |it: &Persisted| it.region_id, WorkerMessage::Persisted);
-        self.to_owners(effects.applied, |it: &Applied| it.region_id, WorkerMessage::Applied);
+        self.to_owners(
+            effects.persisted,
+            |it: &Persisted| it.region_id,
+            |owner, part| {
+                let count = part.len();
+                owner.push_expected(WorkerMessage::Persisted(part), count);
+            },
+        );
+        self.to_owners(
+            effects.applied,
+            |it: &Applied| it.region_id,
+            |owner, part| {
+                // Clients are answered already; reads that wait for it wait for one write of the log at most.
+                owner.push_patiently(WorkerMessage::Applied(part));
+            },
+        );
         for message in effects.workers {
             let region_id = worker::region_of(&message).expect("for one region");
             self.workers[self.environment.worker_of(region_id)].push([message]);
@@ -252,12 +268,24 @@ impl Queues {
         }
     }
 
+    /// Every task comes back to the worker that owns its region, as persisted.
+    fn expect_persisted(&self, tasks: &[LogTask]) {
+        for (number, worker) in self.workers.iter().enumerate() {
+            let is_of_worker =
+                |task: &&LogTask| self.environment.worker_of(task.region_id) == number;
+            let count = tasks.iter().filter(is_of_worker).count();
+            if count > 0 {
+                worker.expect(count);
+            }
+        }
+    }
+
     /// Results go to the workers that own their regions, in one message each.
     fn to_owners<T>(
         &self,
         results: Vec<T>,
         region_of: impl Fn(&T) -> RegionId,
-        message: impl Fn(Vec<T>) -> WorkerMessage,
+        push: impl Fn(&Inbox<WorkerMessage>, Vec<T>),
     ) {
         if results.is_empty() {
             return;
@@ -268,7 +296,7 @@ impl Queues {
         }
         for (worker, part) in self.workers.iter().zip(parts) {
             if !part.is_empty() {
-                worker.push([message(part)]);
+                push(worker, part);
             }
         }
     }
@@ -278,7 +306,8 @@ impl Queues {
         match message {
             StoreMessage::Unknown(heard) => {
                 let bytes = bytes_waiting(&heard);
-                let refused = self.store.offer(StoreMessage::Unknown(heard), bytes).is_err();
+                let refused =
+                    self.store.offer(StoreMessage::Unknown(heard), bytes, Urgency::Urgent).is_err();
                 self.count_dropped(refused);
             }
             StoreMessage::Unpark(_) => self.store.push([message]),
@@ -336,8 +365,14 @@ impl StoreHandle {
     /// A client or the scheduler wants something. A full queue refuses it. Its bytes are those of its permit.
     pub fn command(&self, command: Command) {
         let owner = self.queues.environment.worker_of(command.context.region_id);
+        // While entries are being written no other is; proposals that come meanwhile share the next one.
+        let urgency = match command.kind {
+            CommandKind::Write { .. } => Urgency::Patient,
+            CommandKind::Read { .. } | CommandKind::Admin { .. } => Urgency::Urgent,
+        };
         let message = WorkerMessage::Command(Box::new(command));
-        if let Err(WorkerMessage::Command(command)) = self.queues.workers[owner].offer(message, 0) {
+        let offered = self.queues.workers[owner].offer(message, 0, urgency);
+        if let Err(WorkerMessage::Command(command)) = offered {
             worker::refuse(command.kind, Refusal::Busy("too many commands wait"));
         }
     }
@@ -346,15 +381,15 @@ impl StoreHandle {
     pub fn receive(&self, message: RaftMessage) {
         let owner = self.queues.environment.worker_of(RegionId::new(message.region_id));
         let (bytes, message) = (bytes_waiting(&message), WorkerMessage::Raft(Box::new(message)));
-        let refused = self.queues.workers[owner].offer(message, bytes).is_err();
-        self.queues.count_dropped(refused);
+        let offered = self.queues.workers[owner].offer(message, bytes, Urgency::Urgent);
+        self.queues.count_dropped(offered.is_err());
     }
 
     /// A message could not be sent.
     pub fn unreachable(&self, region_id: RegionId, to_peer: PeerId) {
         let owner = self.queues.environment.worker_of(region_id);
         let message = WorkerMessage::Unreachable { region_id, to_peer };
-        let _ = self.queues.workers[owner].offer(message, 0);
+        let _ = self.queues.workers[owner].offer(message, 0, Urgency::Urgent);
     }
 
     /// A snapshot has reached another store, or has not.
