@@ -119,7 +119,8 @@ pub fn replica_place(
     leaves: Option<StoreId>,
 ) -> Result<(), Reason> {
     stays(picture, store.id())?;
-    if is_nearly_full(store) {
+    let disk = store.heartbeat.as_ref().map(|heartbeat| &heartbeat.stats);
+    if disk.is_some_and(|disk| is_nearly_full(disk.capacity, disk.available)) {
         return Err(Reason::Full);
     }
     if record.region.peer_on_store(store.id()).is_some() {
@@ -226,9 +227,7 @@ fn counted(count: i64) -> u64 {
     u64::try_from(count).unwrap_or(0)
 }
 
-fn is_nearly_full(store: &StoreRecord) -> bool {
-    store.heartbeat.as_ref().is_some_and(|heartbeat| {
-        let (capacity, available) = (heartbeat.stats.capacity, heartbeat.stats.available);
-        available < capacity / FREE_PART_MIN && available < FREE_BYTES_MIN
-    })
+/// Whether a store with so many bytes on its disk and so many free ones is given no more replicas.
+pub fn is_nearly_full(capacity: u64, available: u64) -> bool {
+    available < capacity / FREE_PART_MIN && available < FREE_BYTES_MIN
 }

@@ -206,7 +206,7 @@ async fn until_asked_to_stop(
         return Ok(());
     }
     tokio::select! {
-        ready = ready::until_ready(&plan.config, plan.stores.len(), logger) => ready?,
+        ready = ready::until_ready(&plan.config, plan.stores.len(), data, logger) => ready?,
         () = signals.next() => return Ok(()),
     }
     say(&invitation(&plan.config, plan.stores.len(), data));

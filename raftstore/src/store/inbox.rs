@@ -5,7 +5,7 @@
 //!
 //! | push | when the queue is full |
 //! | --- | --- |
-//! | [`Inbox::push`], [`Inbox::push_expected`], results between actors | never: there is one for each thing that was asked for |
+//! | [`Inbox::push`] and its kin, results between actors | never: there is one for each thing that was asked for |
 //! | [`Inbox::offer`], what comes from outside | the message is handed back: raft repeats, clients wait |
 //!
 //! What would not be hurried by waking the owner need not ring ([`Urgency::Patient`]): while the owner expects a push
