@@ -98,6 +98,12 @@ impl Peer {
             return false;
         }
         let mut meta = self.environment.meta.lock().expect("no holder panics");
+        let region_id = self.region_id();
+        let is_born = meta.region(region_id).is_some() || meta.promised(region_id).is_some();
+        if is_born && !self.is_initialised() {
+            // By a split that was applied here: its replica is on its way to this worker, to take this one's place.
+            return false;
+        }
         let conflict = meta.conflict(&region.bounds(), region.region_id());
         let is_blind = self.environment.has(Planted::SnapshotOverRegion);
         if let Some(other) = conflict.filter(|_| !is_blind) {
