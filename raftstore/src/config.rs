@@ -483,6 +483,8 @@ pub struct RaftConfig {
     pub stale_peer_ticks: u64,
     /// Ticks between reports to the scheduler.
     pub report_ticks: u64,
+    /// Ticks without reads and writes after which a region's replicas fall asleep; 0: never.
+    pub hibernate_after_ticks: u64,
     /// Snapshots that are built at once; each holds a view.
     pub snapshot_generating_max: usize,
     /// Snapshots on their way to other stores.
@@ -530,6 +532,7 @@ impl Default for RaftConfig {
             unknown_after_ticks: 50,
             stale_peer_ticks: 600,
             report_ticks: 600,
+            hibernate_after_ticks: 10,
             snapshot_generating_max: 2,
             snapshot_sending_max: 8,
             snapshot_receiving_max: 8,
@@ -603,6 +606,7 @@ impl RaftConfig {
         check.within("unknown-after-ticks", self.unknown_after_ticks, 1..=1_000_000)?;
         check.within("stale-peer-ticks", self.stale_peer_ticks, 20..=10_000_000)?;
         check.within("report-ticks", self.report_ticks, 1..=1_000_000)?;
+        check.within("hibernate-after-ticks", self.hibernate_after_ticks, 0..=1_000_000)?;
         check.within("snapshot-generating-max", self.snapshot_generating_max, 1..=1_024)?;
         check.within("snapshot-sending-max", self.snapshot_sending_max, 1..=1_024)?;
         check.within("snapshot-receiving-max", self.snapshot_receiving_max, 1..=1_024)?;

@@ -16,6 +16,7 @@ use crate::outside::ReadGuard;
 use crate::planted::Planted;
 use crate::registry::Registry;
 use crate::snapshot;
+use crate::store::Pulses;
 use crate::time::{Clock, splitmix64};
 
 /// See the module. Cloning copies references.
@@ -43,6 +44,8 @@ pub struct Environment {
     pub snapshot_rates: Arc<snapshot::RateLimits>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Whether all raft workers take their ticks.
+    pub pulses: Arc<Pulses>,
     /// Where to log.
     pub logger: Logger,
     /// What was done so far.

@@ -48,6 +48,11 @@ impl FlowTally {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// How many keys were counted since they were taken.
+    pub fn keys(&self) -> u64 {
+        self.keys.load(Ordering::Relaxed)
+    }
+
     /// What was counted since the last time.
     pub fn take(&self) -> Extent {
         let bytes = self.bytes.swap(0, Ordering::Relaxed);

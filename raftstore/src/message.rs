@@ -20,7 +20,7 @@ use raft::eraftpb;
 use skerry_proto::metapb;
 use skerry_proto::raft_cmdpb::admin_request;
 use skerry_proto::raft_serverpb::{RaftApplyState, RaftMessage};
-use skerry_proto::types::{PeerId, RegionId, Term};
+use skerry_proto::types::{PeerId, RegionId, StoreId, Term};
 
 use crate::credits::Credit;
 use crate::engine::log::LogOperation;
@@ -42,6 +42,18 @@ pub enum WorkerMessage {
     Report,
     /// From a replica on another store.
     Raft(Box<RaftMessage>),
+    /// Another store lives.
+    Alive {
+        /// Which.
+        store_id: StoreId,
+        /// How often it was started.
+        incarnation: u64,
+    },
+    /// The region's replica stands in another one's way: it shall see whether it still belongs.
+    Rouse {
+        /// The region.
+        region_id: RegionId,
+    },
     /// From a client or the scheduler.
     Command(Box<Command>),
     /// These became durable.

@@ -43,11 +43,15 @@ pub enum Planted {
     ReadFloorIgnored,
     /// What arrives of a snapshot is compared with its list neither by size nor by checksum.
     SnapshotUnchecked,
+    /// A replica that wakes believes that it has waited long enough for its leader.
+    WokenImpatient,
+    /// Nobody notices that a store has fallen silent.
+    SilenceOverheard,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 18] = [
+    pub const ALL: [Planted; 20] = [
         Planted::SkipFsync,
         Planted::AcknowledgeBeforePersist,
         Planted::VoteNotPersisted,
@@ -66,5 +70,7 @@ impl Planted {
         Planted::VoteAfterRestart,
         Planted::ReadFloorIgnored,
         Planted::SnapshotUnchecked,
+        Planted::WokenImpatient,
+        Planted::SilenceOverheard,
     ];
 }

@@ -26,7 +26,7 @@ const OPERATIONS: usize = 1_000;
 const SEEDS_FOR_ALL_EVENTS: u64 = 100;
 
 /// What must happen often enough to be tested by it.
-const EVENTS: [&str; 32] = [
+const EVENTS: [&str; 34] = [
     "split",
     "conf change",
     "snapshot install",
@@ -37,6 +37,8 @@ const EVENTS: [&str; 32] = [
     "lease read",
     "lease expiry",
     "election",
+    "sleep",
+    "waking",
     "power loss at start",
     "operator: leave joint",
     "fault: power loss",

@@ -41,6 +41,7 @@ impl RaftConfig {
             knob("unknown-after-ticks", &default.unknown_after_ticks, UNKNOWN_AFTER),
             knob("stale-peer-ticks", &default.stale_peer_ticks, STALE_PEER),
             knob("report-ticks", &default.report_ticks, REPORT),
+            knob("hibernate-after-ticks", &default.hibernate_after_ticks, HIBERNATE_AFTER),
             knob("snapshot-generating-max", &default.snapshot_generating_max, GENERATING),
             knob("snapshot-sending-max", &default.snapshot_sending_max, SENDING),
             knob("snapshot-receiving-max", &default.snapshot_receiving_max, RECEIVING),
@@ -93,6 +94,8 @@ const STALE_PEER: &str = "Ticks without a leader after which a replica asks whet
     region.";
 const REPORT: &str =
     "Ticks between two reports of a leader to the scheduler when nothing has changed.";
+const HIBERNATE_AFTER: &str = "Ticks without reads and writes after which a region's replicas stop sending heartbeats. \
+    The next request wakes them. 0: they never stop.";
 const GENERATING: &str = "Snapshots of regions that are built at once; each holds back disk space.";
 const SENDING: &str = "Snapshots that are sent to other stores at once.";
 const RECEIVING: &str = "Snapshots that are taken from other stores at once.";

@@ -22,18 +22,23 @@ impl Peer {
             return;
         }
         let truncated = self.raft_group.store().truncated().index;
-        let everybody = self.replicated();
         let length = self.applied.applied_index.saturating_sub(truncated);
-        let is_too_long = length > config.log_gc_count_max;
-        if everybody >= truncated || is_too_long {
+        if self.replicated() >= truncated || length > config.log_gc_count_max {
             self.raft_group.mut_store().forget_waiting_snapshot();
         }
-        let limit = self.cut_limit();
-        let length = limit.saturating_sub(truncated);
-        let index = if length > config.log_gc_count_max { limit } else { everybody.min(limit) };
-        if index.saturating_sub(truncated) >= config.log_gc_threshold {
+        if let Some(index) = self.due_cut() {
             self.propose_compaction(index, None);
         }
+    }
+
+    /// Where the log should be cut now, if it is long enough.
+    pub(super) fn due_cut(&self) -> Option<u64> {
+        let config = &self.environment.config;
+        let truncated = self.raft_group.store().truncated().index;
+        let limit = self.cut_limit();
+        let is_too_long = limit.saturating_sub(truncated) > config.log_gc_count_max;
+        let index = if is_too_long { limit } else { self.replicated().min(limit) };
+        (index.saturating_sub(truncated) >= config.log_gc_threshold).then_some(index)
     }
 
     /// Cuts in front of what everybody has, however little that is.

@@ -9,7 +9,8 @@
 //! 3. [`Peer::persisted`]: the log writer is done: raft hears of it, held messages leave;
 //! 4. [`Peer::applied`]: apply is done (it has answered the clients): changes of the region are followed.
 //!
-//! Reads that the lease does not cover take a round of heartbeats ([`read`]).
+//! Reads that the lease does not cover take a round of heartbeats ([`read`]). Where nothing happens, replicas sleep
+//! ([`sleep`]).
 //!
 //! **Invariants.**
 //!
@@ -59,6 +60,7 @@ mod propose;
 mod read;
 mod ready;
 mod report;
+mod sleep;
 mod snapshot;
 mod split;
 mod step;
@@ -124,6 +126,7 @@ pub struct Peer {
     read_tally: Arc<FlowTally>,
     /// Since when the two are counted.
     reported_at: Duration,
+    sleep: sleep::Sleep,
 }
 
 /// What invariants, status pages and tests look at.
@@ -155,6 +158,8 @@ pub struct PeerStatus {
     pub is_ending: bool,
     /// End of its lease on the store's clock.
     pub lease: Option<Duration>,
+    /// Whether it hibernates.
+    pub is_asleep: bool,
 }
 
 impl Peer {
@@ -215,6 +220,7 @@ impl Peer {
             unreported: Extent::default(),
             read_tally: Arc::default(),
             reported_at: environment.clock.monotonic(),
+            sleep: sleep::Sleep::default(),
             raft_group,
         };
         peer.pin_election_timeout();
@@ -271,6 +277,7 @@ impl Peer {
             is_installing: self.installing.is_some(),
             is_ending: self.is_ending(),
             lease: self.lease.until(),
+            is_asleep: self.is_asleep(),
         }
     }
 
@@ -292,6 +299,7 @@ impl Peer {
         self.tick_log_gc();
         self.tick_stale(effects);
         self.tick_report(effects);
+        self.tick_sleep(effects);
     }
 
     /// A client's or the scheduler's command.

@@ -41,6 +41,13 @@ pub(super) struct Writes {
     version: u64,
 }
 
+impl Writes {
+    /// Whether nothing was collected.
+    pub(super) fn is_empty(&self) -> bool {
+        self.replies.is_empty()
+    }
+}
+
 impl Peer {
     /// Checks a write and adds it to the next entry.
     pub(super) fn write(
@@ -91,7 +98,7 @@ impl Peer {
 
     /// Proposes the writes that were collected.
     pub(super) fn propose_writes(&mut self) {
-        if self.writes.replies.is_empty() {
+        if self.writes.is_empty() {
             return;
         }
         let writes = std::mem::take(&mut self.writes);

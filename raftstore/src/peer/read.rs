@@ -76,6 +76,11 @@ impl ReadIndexQueue {
         self.floor
     }
 
+    /// Whether nobody waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.joining.is_empty() && self.rounds.is_empty() && self.held_back.is_empty()
+    }
+
     fn take_all(&mut self) -> Vec<Read> {
         let rounds = self.rounds.drain(..).flat_map(|round| round.reads);
         let mut reads: Vec<Read> = rounds.collect();

@@ -51,6 +51,7 @@ impl Peer {
         }
         if self.is_touchable() {
             self.order_snapshot(effects);
+            self.rest(effects);
         }
     }
 
@@ -181,6 +182,7 @@ impl Peer {
         match message.get_msg_type() {
             // It may win at any moment from now on.
             MessageType::MsgTimeoutNow => self.hand_over_lease(),
+            MessageType::MsgHeartbeat => self.forget_who_rests(),
             MessageType::MsgReadIndexResp if self.role == StateRole::Leader => {
                 self.raise_read_floor(self.raft_group.raft.raft_log.committed);
             }

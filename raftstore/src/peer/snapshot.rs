@@ -31,7 +31,7 @@ use crate::engine::log::LogOperation;
 use crate::engine::{ColumnFamily, WriteBatch};
 use crate::extent::Estimate;
 use crate::keys;
-use crate::message::{ApplyMessage, BackgroundTask, StoreMessage};
+use crate::message::{ApplyMessage, BackgroundTask, StoreMessage, WorkerMessage};
 use crate::planted::Planted;
 use crate::snapshot::{Side, SnapshotId};
 use crate::state::local_state;
@@ -111,6 +111,7 @@ impl Peer {
             info!(self.environment.logger, "a snapshot has to wait for its range";
                 "region" => %region, "held by" => %other);
             effects.store.push(StoreMessage::Unpark(region.region_id()));
+            effects.workers.push(WorkerMessage::Rouse { region_id: other.region_id() });
             return false;
         }
         let id = SnapshotId { region_id: region.id, term: metadata.term, index: metadata.index };

@@ -114,10 +114,17 @@ impl Peer {
         effects.send.push(tombstone_for(to, heard, self.peer, self.region().epoch()));
     }
 
+    /// What replicas say beside raft. That this one was woken by it may be all that it shall do.
     fn step_extra(&mut self, from: metapb::Peer, extra: &ExtraMessage) {
-        // A member that asks whether it still is one: it is, so its leader has to find it again.
-        if extra.r#type() == ExtraMessageType::MsgCheckStalePeer {
-            debug!(self.environment.logger, "a lonely replica asks"; "from" => %from);
+        let rest = extra.rest.unwrap_or_default();
+        match extra.r#type() {
+            ExtraMessageType::MsgHibernateRequest => self.asked_to_rest(from, rest),
+            ExtraMessageType::MsgHibernateResponse => self.member_rests(from, &rest),
+            // A member that asks whether it still is one: it is, so its leader has to find it again.
+            ExtraMessageType::MsgCheckStalePeer => {
+                debug!(self.environment.logger, "a lonely replica asks"; "from" => %from);
+            }
+            _ => {}
         }
     }
 
@@ -193,7 +200,7 @@ impl Peer {
     }
 
     /// Whether nothing is on its way to the disk, to apply or to the engine.
-    fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.unpersisted.is_empty()
             && self.handed == self.applied.applied_index
             && self.installing.is_none()

@@ -143,6 +143,8 @@ impl StoreActor {
         if let Some(other) = conflict {
             debug!(self.environment.logger, "a message waits for its range";
                 "region" => %region_id, "held by" => %other);
+            // It may have been removed in its sleep.
+            effects.workers.push(WorkerMessage::Rouse { region_id: other.region_id() });
             return meta.park(message);
         }
         meta.add_uninitialised(region_id, to.peer_id());

@@ -27,6 +27,7 @@ use slog::Logger;
 
 use self::actor::StoreActor;
 use self::log_writer::LogWriter;
+pub use self::neighbours::Pulses;
 pub use self::offered::Offer;
 use self::worker::RaftWorker;
 use crate::Result;
@@ -50,6 +51,7 @@ mod actor;
 pub mod bootstrap;
 mod inbox;
 mod log_writer;
+mod neighbours;
 mod offered;
 pub mod recover;
 #[cfg(test)]
@@ -112,6 +114,7 @@ impl Store {
             incarnation,
             seed: parts.seed,
             credits: Arc::new(Credits::new(&config)),
+            pulses: Arc::new(Pulses::new(config.workers, parts.clock.monotonic())),
             config: Arc::new(config),
             engine: parts.engine,
             log: parts.log,
@@ -268,6 +271,10 @@ impl Store {
 
     /// A message has come from another store; the files of a snapshot are here already.
     pub fn receive(&mut self, message: RaftMessage) {
+        if let Some(alive) = worker::alive(&message) {
+            let queues = self.workers.iter_mut().map(|(_, queue)| queue);
+            return queues.for_each(|queue| queue.push_back(alive()));
+        }
         let region_id = RegionId::new(message.region_id);
         self.hand_to_worker(region_id, WorkerMessage::Raft(Box::new(message)));
     }

@@ -29,6 +29,7 @@ mod offers;
 mod overload;
 mod pace;
 mod replaced;
+mod sleep;
 mod split_check;
 mod stepped;
 mod threads;
@@ -53,6 +54,8 @@ struct Cluster {
     overheard: VecDeque<RaftMessage>,
     /// A region whose messages do not arrive.
     muted: Option<u64>,
+    /// The same on their way to one store.
+    muted_to: Option<(u64, u64)>,
 }
 
 /// Messages that are kept for tests that look at them.
@@ -96,7 +99,14 @@ impl Cluster {
         };
         let machines = (1..=stores).map(machine).collect();
         let (clock, replies) = (clock.clone(), Replies::new());
-        Cluster { machines, clock, replies, overheard: VecDeque::new(), muted: None }
+        Cluster {
+            machines,
+            clock,
+            replies,
+            overheard: VecDeque::new(),
+            muted: None,
+            muted_to: None,
+        }
     }
 
     /// The same, four seconds later: somebody leads.
@@ -144,7 +154,8 @@ impl Cluster {
         let from = message.from_peer.expect("a sender").store_id;
         self.overheard.truncate(OVERHEARD_MAX - 1);
         self.overheard.push_front(message.clone());
-        if self.muted == Some(message.region_id) {
+        let (region_id, muted_to) = (message.region_id, self.muted_to);
+        if self.muted == Some(region_id) || muted_to == Some((region_id, to)) {
             return;
         }
         if self.machines.get(&to).is_none_or(|machine| machine.is_cut_off) {

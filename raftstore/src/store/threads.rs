@@ -379,6 +379,13 @@ impl StoreHandle {
 
     /// A message has come from another store. A full queue drops and counts it: raft repeats.
     pub fn receive(&self, message: RaftMessage) {
+        if let Some(alive) = worker::alive(&message) {
+            for worker in &self.queues.workers {
+                let offered = worker.offer(alive(), size_of::<WorkerMessage>(), Urgency::Patient);
+                self.queues.count_dropped(offered.is_err());
+            }
+            return;
+        }
         let owner = self.queues.environment.worker_of(RegionId::new(message.region_id));
         let (bytes, message) = (bytes_waiting(&message), WorkerMessage::Raft(Box::new(message)));
         let offered = self.queues.workers[owner].offer(message, bytes, Urgency::Urgent);

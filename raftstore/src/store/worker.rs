@@ -6,6 +6,10 @@
 //! 2. every replica that was touched turns what raft wants into effects, as long as the worker has credit
 //!    ([`crate::credits`]); those that found none stay touched, and the first of them begins the next round.
 //!
+//! Replicas that sleep are not ticked. What is for one wakes it, and so does a change of a store that it minds
+//! ([`super::neighbours`]). A look at a few at each tick, at all within the time between two reports, lets sleeping
+//! leaders report.
+//!
 //! **Invariant.** Nothing of a replica is touched but in a round of its worker, so two regions never wait for
 //! each other but within one batch, and code of replicas is written as if there was one thread.
 
@@ -14,9 +18,10 @@ use std::sync::Arc;
 
 use raft::eraftpb::HardState;
 use skerry_proto::raft_serverpb::{RaftApplyState, RaftMessage};
-use skerry_proto::types::RegionId;
+use skerry_proto::types::{RegionId, StoreId};
 use slog::warn;
 
+use super::neighbours::{Neighbours, beacon_of};
 use crate::Result;
 use crate::credits::{Credit, Credits};
 use crate::effects::Effects;
@@ -36,6 +41,13 @@ use crate::state::{initial_apply_state, initial_hard_state, local_state};
 pub(super) struct RaftWorker {
     environment: Environment,
     peers: BTreeMap<RegionId, Peer>,
+    /// Those that are ticked.
+    awake: BTreeSet<RegionId>,
+    neighbours: Neighbours,
+    /// Where the next look at sleepers begins.
+    next_look: RegionId,
+    /// Looks that are due, in parts of one: as many as there are ticks between reports.
+    looks_due: usize,
     /// Touched in this round, or in one before that had no credit for them.
     dirty: BTreeSet<RegionId>,
     /// Where a round begins: otherwise regions with small ids could use up all credit for ever.
@@ -52,6 +64,10 @@ impl RaftWorker {
         RaftWorker {
             environment: Environment { credits, ..environment.clone() },
             peers: BTreeMap::new(),
+            awake: BTreeSet::new(),
+            neighbours: Neighbours::new(environment, number),
+            next_look: RegionId::default(),
+            looks_due: 0,
             dirty: BTreeSet::new(),
             next_in_turn: RegionId::default(),
             next_serial: number as u64 + 1,
@@ -80,8 +96,13 @@ impl RaftWorker {
                 self.dirty.insert(region_id);
                 found_no_credit = found_no_credit.or((!had_credit).then_some(region_id));
             }
+            if peer.is_asleep() {
+                self.awake.remove(&region_id);
+                self.neighbours.share(peer.region());
+            }
             if peer.is_buried() {
                 self.peers.remove(&region_id);
+                self.awake.remove(&region_id);
                 effects.store.push(StoreMessage::Unpark(region_id));
             }
         }
@@ -130,6 +151,12 @@ impl RaftWorker {
             WorkerMessage::CutLog { region_id } => {
                 self.peer(region_id).into_iter().for_each(Peer::cut_log);
             }
+            WorkerMessage::Alive { store_id, incarnation } => {
+                if self.neighbours.alive(store_id, incarnation) {
+                    self.wake_who_minds(store_id);
+                }
+            }
+            WorkerMessage::Rouse { region_id } => drop(self.peer(region_id)),
             WorkerMessage::SplitKeys { region_id, epoch, keys, size } => {
                 if let Some(peer) = self.peer(region_id) {
                     peer.split_keys_found(epoch, keys, size, effects);
@@ -139,17 +166,57 @@ impl RaftWorker {
         }
     }
 
-    /// The replica of a region, which counts as touched.
+    /// The replica of a region, which counts as touched. Whatever is for it wakes it.
     fn peer(&mut self, region_id: RegionId) -> Option<&mut Peer> {
         let peer = self.peers.get_mut(&region_id)?;
         self.dirty.insert(region_id);
+        if peer.is_asleep() {
+            peer.wake(|store| self.neighbours.silence(store));
+            self.awake.insert(region_id);
+        }
         Some(peer)
     }
 
     fn tick(&mut self, effects: &mut Effects) {
-        for (region_id, peer) in &mut self.peers {
+        for store in self.neighbours.tick() {
+            self.wake_who_minds(store);
+        }
+        effects.send.extend(self.neighbours.beacons());
+        for region_id in &self.awake {
+            let peer = self.peers.get_mut(region_id).expect("who is awake is here");
             peer.tick(effects);
             self.dirty.insert(*region_id);
+        }
+        self.look_at_some(effects);
+    }
+
+    /// A store has fallen silent or was started anew.
+    fn wake_who_minds(&mut self, store: StoreId) {
+        let sleepers = self.peers.iter().filter(|(_, peer)| peer.is_asleep() && peer.minds(store));
+        let sleepers: Vec<RegionId> = sleepers.map(|(region_id, _)| *region_id).collect();
+        sleepers.into_iter().for_each(|region_id| drop(self.peer(region_id)));
+    }
+
+    /// Looks at as many replicas as are due, so that all are looked at in the time between two reports.
+    fn look_at_some(&mut self, effects: &mut Effects) {
+        let ticks = usize::try_from(self.environment.config.report_ticks).expect("a small number");
+        self.looks_due += self.peers.len();
+        for _ in 0..self.looks_due / ticks {
+            self.look_at_next(effects);
+        }
+        self.looks_due %= ticks;
+    }
+
+    fn look_at_next(&mut self, effects: &mut Effects) {
+        if self.peers.range(self.next_look..).next().is_none() {
+            self.next_look = RegionId::default();
+            self.neighbours.share_only(self.peers.values().map(|peer| &**peer.region()));
+        }
+        let Some((region_id, peer)) = self.peers.range_mut(self.next_look..).next() else { return };
+        let region_id = *region_id;
+        self.next_look = RegionId::new(region_id.get() + 1);
+        if peer.is_asleep() && peer.look_in(effects) {
+            self.peer(region_id);
         }
     }
 
@@ -161,6 +228,7 @@ impl RaftWorker {
             Counters::add(&self.environment.counters.messages_refused, 1);
             return Ok(());
         }
+        self.neighbours.heard(message.from_peer.unwrap_or_default().store());
         match self.peer(region_id) {
             Some(peer) => peer.step(message, effects)?,
             None => effects.store.push(StoreMessage::Unknown(Box::new(message))),
@@ -193,17 +261,15 @@ impl RaftWorker {
     fn create(&mut self, new: NewPeer, effects: &mut Effects) -> Result<()> {
         let region_id = new.region.region_id();
         let mut former = HardState::default();
-        if let Some(present) = self.peers.get_mut(&region_id) {
+        if let Some(present) = self.peer(region_id) {
             let is_split = matches!(new.origin, Origin::Split { .. });
             if is_split && present.is_ending() {
                 // It has heard that the region does not count this store any more; so would the child.
                 present.overtaken_by_split(effects);
-                self.dirty.insert(region_id);
                 return Ok(());
             }
             if !is_split || present.is_initialised() {
                 assert!(!is_split, "{} is here", present.region());
-                self.dirty.insert(region_id);
                 let mut messages = new.messages.into_iter();
                 return messages.try_for_each(|message| present.step(message, effects));
             }
@@ -220,7 +286,9 @@ impl RaftWorker {
         let mut peer = Peer::new(&self.environment, serial, &new, applied, born, effects)?;
         let NewPeer { origin, messages, .. } = new;
         peer.begin(origin, messages, effects)?;
+        self.neighbours.share(peer.region());
         self.peers.insert(region_id, peer);
+        self.awake.insert(region_id);
         self.dirty.insert(region_id);
         effects.store.push(StoreMessage::Unpark(region_id));
         Ok(())
@@ -278,6 +346,12 @@ impl RaftWorker {
     }
 }
 
+/// What every raft worker shall hear of a message by which another store says that it lives.
+pub(super) fn alive(message: &RaftMessage) -> Option<impl Fn() -> WorkerMessage> {
+    let (store_id, incarnation) = beacon_of(message)?;
+    Some(move || WorkerMessage::Alive { store_id, incarnation })
+}
+
 /// Refuses a command, whatever it is.
 pub(super) fn refuse(kind: CommandKind, refusal: Refusal) {
     match kind {
@@ -299,6 +373,7 @@ pub(super) fn region_of(message: &WorkerMessage) -> Option<RegionId> {
     match message {
         WorkerMessage::Tick
         | WorkerMessage::Report
+        | WorkerMessage::Alive { .. }
         | WorkerMessage::Persisted(_)
         | WorkerMessage::Applied(_) => None,
         WorkerMessage::Raft(message) => Some(RegionId::new(message.region_id)),
@@ -308,6 +383,7 @@ pub(super) fn region_of(message: &WorkerMessage) -> Option<RegionId> {
         | WorkerMessage::SnapshotInstalled { region_id, .. }
         | WorkerMessage::SnapshotSent { region_id, .. }
         | WorkerMessage::CutLog { region_id }
+        | WorkerMessage::Rouse { region_id }
         | WorkerMessage::Unreachable { region_id, .. }
         | WorkerMessage::SplitKeys { region_id, .. } => Some(*region_id),
     }

@@ -209,6 +209,7 @@ impl World {
             self.happen(event)?;
             if self.steps.is_multiple_of(SWEEP_EVENTS) {
                 self.invariants.sweep(&self.nodes)?;
+                self.invariants.sleepers_notice(&self.nodes, self.now)?;
             }
         }
         self.now = end;
@@ -419,6 +420,8 @@ fn config(seed: u64) -> RaftConfig {
         read_wait_ticks: chance.between(10, 40),
         stale_peer_ticks: 40,
         report_ticks: 20,
+        // Clients seldom leave a region alone for longer.
+        hibernate_after_ticks: chance.between(1, 4),
         snapshot_collect_ticks: chance.between(5, 30),
         snapshot_keep_ticks: chance.between(10, 60),
         ..usual

@@ -90,6 +90,7 @@ fn a_new_leader_does_not_report_what_was_written_while_it_followed() {
     let leader = cluster.leader(1).0;
     let heir = leader % 3 + 1;
     done(cluster.put(1, "a", "value"));
+    cluster.run(4);
     cluster.machine(heir).store.take_reports();
     cluster.hand_over(1, heir);
     assert_eq!(reported(&mut cluster, heir), (Extent::default(), Extent::default()));

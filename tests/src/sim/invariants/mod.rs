@@ -7,6 +7,7 @@
 //! 2. Everything that a store sends goes through [`Invariants::sent`]: what it promises must be on its
 //!    disk, surely ([`promises`]).
 //! 3. Every so many steps [`Invariants::sweep`] looks at all disks ([`disks`]).
+//!    Then it also looks for those who sleep through something ([`sleepers`]).
 //! 4. Where the scheduler governs, [`scheduler`] looks at what it hears, decides and tells.
 //! 5. Where there are transactions, [`records`] looks at what they write, read, and are told, and [`circles`] at those
 //!    who wait for each other.
@@ -32,6 +33,7 @@ mod promises;
 pub mod records;
 mod replicas;
 pub mod scheduler;
+mod sleepers;
 
 pub(super) use self::disks::regions_of;
 pub(super) use self::replicas::describe;
@@ -80,6 +82,8 @@ invariants! {
     ONE_LEASE = "no two replicas hold a lease over the same key";
     LEASE_SHUTS_OUT = "nobody comes to lead while another's lease is valid";
     SAME_DATA = "replicas that have applied the same have the same data";
+    SLEEPERS_AGREE = "a leader falls asleep when all have what it has";
+    SLEEPERS_NOTICE = "nobody sleeps on without its leader's store";
     // Stores and their regions.
     NO_OVERLAP = "regions of a store do not overlap";
     PEER_HAS_ONE_PLACE = "a peer id belongs to one region on one store";
@@ -187,6 +191,8 @@ pub struct Invariants {
     destroyed: BTreeSet<(usize, u64)>,
     /// Digest of a region's data at an applied index and epoch.
     data: BTreeMap<(u64, u64), u64>,
+    /// Since when a store's replica of a region sleeps on without its leader's store.
+    left_alone: BTreeMap<(usize, u64), Moment>,
 }
 
 impl Invariants {

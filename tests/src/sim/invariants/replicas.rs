@@ -53,6 +53,9 @@ impl Invariants {
         if status.is_leader {
             self.leads(nodes, number, now, same_peer, status)?;
         }
+        if status.is_leader && status.is_asleep {
+            self.leader_sleeps(nodes, number, status)?;
+        }
         self.leases_exclude(nodes, number, now, before, status)
     }
 
@@ -336,6 +339,8 @@ pub(super) fn count_events(
         ("snapshot install", before.is_installing && !status.is_installing),
         ("truncation", before.truncated < status.truncated && !before.is_installing),
         ("election", status.is_leader && !before.is_leader),
+        ("sleep", status.is_leader && status.is_asleep && !before.is_asleep),
+        ("waking", status.is_leader && !status.is_asleep && before.is_asleep),
     ];
     for (name, _) in events.iter().filter(|(_, happened)| *happened) {
         trace.count(name);
@@ -343,7 +348,8 @@ pub(super) fn count_events(
     let is_news = status.is_leader != before.is_leader
         || from != to
         || status.is_installing != before.is_installing
-        || before.truncated != status.truncated;
+        || before.truncated != status.truncated
+        || before.is_asleep != status.is_asleep;
     if is_news {
         trace.tell(now, node.id, || describe(node, status));
     }
@@ -354,9 +360,10 @@ pub(in crate::sim) fn describe(node: &Node, status: &PeerStatus) -> String {
     let role = if status.is_leader { "leads" } else { "follows" };
     let lease = status.lease.map_or(String::new(), |lease| format!(" lease {}", lease.as_micros()));
     let installing = if status.is_installing { " installing" } else { "" };
+    let asleep = if status.is_asleep { " asleep" } else { "" };
     let ending = if status.is_ending { " ending" } else { "" };
     format!(
-        "{} {} {} t{} vote {} {role} truncated {} applied {} commit {} last {}{lease}{installing}{ending}",
+        "{} {} {} t{} vote {} {role} truncated {} applied {} commit {} last {}{lease}{asleep}{installing}{ending}",
         node.id,
         status.region,
         status.region.bounds(),
