@@ -90,6 +90,7 @@ impl World {
             return Ok(());
         }
         let Some(store) = &mut self.nodes[node].store else { return Ok(()) };
+        self.invariants.delivered(node, &message, self.now);
         self.trace.mix(self.now, 1, message.region_id);
         self.trace.mix_bytes(&message.message);
         store.receive(*message);

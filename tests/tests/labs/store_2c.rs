@@ -59,6 +59,10 @@ fn test_one_snapshot_2c() {
         must_be(&lab, 1, "k1", Some("v1")).await;
         must_be(&lab, 1, "k100", Some("v100")).await;
         must_be(&lab, 1, "k2", None).await;
+        lab.until("the snapshot is taken in", SOON, |lab| {
+            lab.status(1, region).is_some_and(|status| !status.is_installing)
+        })
+        .await;
 
         lab.power_off(1);
         lab.power_on(1);

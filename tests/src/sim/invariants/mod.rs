@@ -83,7 +83,7 @@ invariants! {
     LEASE_SHUTS_OUT = "nobody comes to lead while another's lease is valid";
     SAME_DATA = "replicas that have applied the same have the same data";
     SLEEPERS_AGREE = "a leader falls asleep when all have what it has";
-    SLEEPERS_NOTICE = "nobody sleeps on without its leader's store";
+    SLEEPERS_NOTICE = "nobody sleeps on when its leader's store is silent";
     // Stores and their regions.
     NO_OVERLAP = "regions of a store do not overlap";
     PEER_HAS_ONE_PLACE = "a peer id belongs to one region on one store";
@@ -191,8 +191,10 @@ pub struct Invariants {
     destroyed: BTreeSet<(usize, u64)>,
     /// Digest of a region's data at an applied index and epoch.
     data: BTreeMap<(u64, u64), u64>,
-    /// Since when a store's replica of a region sleeps on without its leader's store.
-    left_alone: BTreeMap<(usize, u64), Moment>,
+    /// Since when a store that does what it should has been seen with a sleeping replica of a region.
+    asleep: BTreeMap<(usize, u64), Moment>,
+    /// When a store has heard another one last, by the number of the one and the id of the other.
+    heard: BTreeMap<(usize, u64), Moment>,
 }
 
 impl Invariants {

@@ -1,13 +1,14 @@
 //! What must be true of replicas that hibernate: they miss nothing.
 
+use skerry_proto::raft_serverpb::RaftMessage;
+
 use super::super::node::Node;
 use super::super::trace::SECOND;
 use super::replicas::describe;
 use super::*;
 
-/// How long a replica may go on sleeping while the store of its leader does not run. Stores notice after a second; what
-/// a bad network brings late lets them believe longer.
-const NOTICED_AFTER: Moment = 6 * SECOND;
+/// How long a replica may go on sleeping while nothing comes from the store of its leader. Stores notice after a second.
+const NOTICED_AFTER: Moment = 2 * SECOND;
 
 impl Invariants {
     /// A leader has fallen asleep: nobody of its region lacks anything.
@@ -32,25 +33,32 @@ impl Invariants {
         Ok(())
     }
 
-    /// Looks at who sleeps although its leader's store is gone, while its own does what it should.
+    /// A store hears another one.
+    pub fn delivered(&mut self, number: usize, message: &RaftMessage, now: Moment) {
+        let from = message.from_peer.unwrap_or_default().store_id;
+        self.heard.insert((number, from), now);
+    }
+
+    /// Looks at who sleeps although nothing comes from its leader's store, while its own does what it should.
     pub fn sleepers_notice(&mut self, nodes: &[Node], now: Moment) -> Result<(), Broken> {
-        let mut left_alone = BTreeMap::new();
+        let mut asleep = BTreeMap::new();
         for node in nodes {
             let is_well = node.is_awake(now) && node.stalled.iter().all(|until| *until <= now);
-            let sleepers = self.shown[node.number].values().filter(|status| status.is_asleep);
-            for status in sleepers.filter(|_| is_well) {
-                let leader = status.region.peers.iter().find(|peer| peer.id == status.leader);
-                let store =
-                    leader.and_then(|leader| nodes.iter().find(|node| node.id == leader.store()));
-                if store.is_some_and(|store| store.store.is_none()) {
-                    let place = (node.number, status.region.id);
-                    let since = self.left_alone.get(&place).copied().unwrap_or(now);
-                    hold(now - since <= NOTICED_AFTER, SLEEPERS_NOTICE, || describe(node, status))?;
-                    left_alone.insert(place, since);
-                }
+            for status in self.shown[node.number].values().filter(|status| status.is_asleep) {
+                let region = &status.region;
+                let leader = region.peers.iter().find(|peer| peer.id == status.leader);
+                let Some(leader) = leader.filter(|_| is_well && !status.is_leader) else {
+                    continue;
+                };
+                let place = (node.number, region.id);
+                let since = self.asleep.get(&place).copied().unwrap_or(now);
+                let heard = self.heard.get(&(node.number, leader.store_id)).copied();
+                let silent = now - since.max(heard.unwrap_or(0));
+                hold(silent <= NOTICED_AFTER, SLEEPERS_NOTICE, || describe(node, status))?;
+                asleep.insert(place, since);
             }
         }
-        self.left_alone = left_alone;
+        self.asleep = asleep;
         Ok(())
     }
 }
