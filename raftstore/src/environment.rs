@@ -75,6 +75,8 @@ pub struct Counters {
     pub region_scans: AtomicU64,
     /// Messages of other stores that found no room.
     pub messages_dropped: AtomicU64,
+    /// Replicas that hibernate now.
+    pub replicas_asleep: AtomicU64,
 }
 
 impl Counters {

@@ -216,6 +216,7 @@ fn of_log(counters: &Counters) -> Vec<Reading> {
             DROPPED,
             read(&counters.messages_dropped),
         ),
+        Reading::new("skerry_raft_sleeping_replicas", ASLEEP, read(&counters.replicas_asleep)),
     ]
 }
 
@@ -230,6 +231,7 @@ const REFUSED: &str =
     "Raft messages that were malformed, or came right after a start and asked for a vote.";
 const SCANS: &str = "Regions that were read whole to see where they should be cut.";
 const DROPPED: &str = "Raft messages that found no room here; their senders repeat them.";
+const ASLEEP: &str = "Replicas that hibernate, because nothing happens in their regions.";
 const LOG_BYTES: &str = "Bytes that were written to the raft log.";
 const LOG_WRITES: &str = "Batches that were written to the raft log.";
 const LOG_SYNCS: &str = "Batches that were synced.";

@@ -404,16 +404,23 @@ impl Peer {
     }
 
     /// The crate draws election timeouts from the system's chance; a run must be repeatable, so ours take the
-    /// place of its own after everything that may have drawn one.
+    /// place of its own after everything that may have drawn one. Members of a region take turns: each has a part of
+    /// the time to itself, another one in every term, so that no two of them divide the votes by standing at once.
     fn pin_election_timeout(&mut self) {
+        let region = self.raft_group.store().region();
+        let before = region.peers.iter().filter(|peer| peer.id < self.peer.id).count() as u64;
+        let members = region.peers.len().max(1) as u64;
         let shortest = self.environment.config.election_ticks;
-        let raft = &mut self.raft_group.raft;
-        let mixed = [self.peer.id, raft.term, raft.state as u64]
+        let raft = &self.raft_group.raft;
+        let shared = splitmix64(splitmix64(region.id) ^ raft.term);
+        let own = [self.peer.id, raft.term, raft.state as u64]
             .iter()
             .fold(splitmix64(self.environment.seed), |mixed, part| splitmix64(mixed ^ part));
         let spread = u64::try_from(shortest).expect("a small number");
-        let more = usize::try_from(mixed % spread).expect("below the shortest");
-        raft.set_randomized_election_timeout(shortest + more);
+        let turn = (before + shared % members) % members;
+        let more = turn * spread / members + own % (spread / members).max(1);
+        let more = usize::try_from(more).expect("below the shortest");
+        self.raft_group.raft.set_randomized_election_timeout(shortest + more);
     }
 
     /// Role or term have changed: what rests on the former ones ends.

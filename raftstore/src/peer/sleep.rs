@@ -32,7 +32,9 @@ use super::Peer;
 use crate::effects::Effects;
 use crate::planted::Planted;
 
-/// Looks at the whole store in which a replica is found asleep before it is woken to see that it still belongs.
+/// Looks after which a sleeping leader reports to the scheduler: nothing has changed since it did so last.
+const REPORT_LOOKS: u32 = 5;
+/// Looks after which a replica is woken to see whether it still belongs.
 const LOOKS_MAX: u32 = 10;
 
 /// How a replica stands to its sleep.
@@ -89,11 +91,13 @@ impl Peer {
         }
     }
 
-    /// A look at all replicas of the store finds it asleep. A leader reports all the same. Answers whether it has slept
-    /// so long that it shall see whether it still belongs.
+    /// A look at all replicas of the store finds it asleep. A leader reports all the same, if seldom. Answers whether it
+    /// has slept so long that it shall see whether it still belongs.
     pub fn look_in(&mut self, effects: &mut Effects) -> bool {
-        self.report(effects);
         self.sleep.looks += 1;
+        if self.sleep.looks.is_multiple_of(REPORT_LOOKS) {
+            self.report(effects);
+        }
         self.sleep.looks >= LOOKS_MAX
     }
 

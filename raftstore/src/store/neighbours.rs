@@ -112,7 +112,9 @@ impl Neighbours {
         if self.environment.has(Planted::SilenceOverheard) {
             return Vec::new();
         }
-        let patience = self.environment.config.election_ticks as u64;
+        // A tick more than it takes to vote for another one: whoever stands at once is not refused by those who have
+        // heard the store a little later.
+        let patience = self.environment.config.election_ticks as u64 + 1;
         let is_silent = |(store, heard): (&StoreId, &Heard)| {
             (self.ticks == heard.at + patience).then_some(*store)
         };

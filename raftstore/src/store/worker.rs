@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use raft::eraftpb::HardState;
 use skerry_proto::raft_serverpb::{RaftApplyState, RaftMessage};
@@ -96,9 +97,9 @@ impl RaftWorker {
                 self.dirty.insert(region_id);
                 found_no_credit = found_no_credit.or((!had_credit).then_some(region_id));
             }
-            if peer.is_asleep() {
-                self.awake.remove(&region_id);
+            if peer.is_asleep() && self.awake.remove(&region_id) {
                 self.neighbours.share(peer.region());
+                self.environment.counters.replicas_asleep.fetch_add(1, Ordering::Relaxed);
             }
             if peer.is_buried() {
                 self.peers.remove(&region_id);
@@ -172,7 +173,9 @@ impl RaftWorker {
         self.dirty.insert(region_id);
         if peer.is_asleep() {
             peer.wake(|store| self.neighbours.silence(store));
-            self.awake.insert(region_id);
+            if self.awake.insert(region_id) {
+                self.environment.counters.replicas_asleep.fetch_sub(1, Ordering::Relaxed);
+            }
         }
         Some(peer)
     }

@@ -10,14 +10,22 @@ use tokio::task::JoinSet;
 use super::{Report, Scene};
 use crate::error::Result;
 
-/// How long servers are left alone before they are watched.
+/// Servers are watched once they have written nothing for as long: until then leaders and replicas are on their way.
 const SETTLE: Duration = Duration::from_secs(5);
+/// How often that is awaited.
+const SETTLE_MAX: usize = 36;
 /// Connections of the clients that want timestamps.
 const CONNECTIONS: usize = 4;
 
 pub(super) async fn idle(scene: &mut Scene<'_>, report: &mut Report) -> Result<()> {
     let watched = scene.watched();
-    tokio::time::sleep(SETTLE).await;
+    for _ in 0..SETTLE_MAX {
+        let before = scene.servers.vitals();
+        tokio::time::sleep(SETTLE).await;
+        if scene.servers.vitals().since(&before).written == 0 {
+            break;
+        }
+    }
     let before = scene.servers.vitals();
     tokio::time::sleep(watched).await;
     let taken = scene.servers.vitals().since(&before);
