@@ -247,7 +247,16 @@ pub trait Engine: Send + Sync {
     fn ingest(&self, family: ColumnFamily, tables: &[PathBuf]) -> Result<()>;
 
     /// Roughly how many bytes `range` occupies, keys and values, within a factor of two for large ranges.
-    fn approximate_size(&self, family: ColumnFamily, range: &KeyRange) -> Result<u64>;
+    fn approximate_size(&self, family: ColumnFamily, range: &KeyRange) -> Result<u64> {
+        Ok(self.table_size(family, range)? + self.buffered_size(family, range)?)
+    }
+
+    /// Roughly how many bytes table files hold of `range`, as they are on disk: compressed, and with what was
+    /// overwritten or removed since. Reads no pair, and grows with the range to within some blocks of a file.
+    fn table_size(&self, family: ColumnFamily, range: &KeyRange) -> Result<u64>;
+
+    /// Bytes of the pairs in `range` that wait in memory to be written into table files. Reads them one by one.
+    fn buffered_size(&self, family: ColumnFamily, range: &KeyRange) -> Result<u64>;
 
     /// Writes a copy of the present state into the new directory `path`, durable and ready to be opened.
     fn checkpoint(&self, path: &Path) -> Result<()>;
@@ -268,6 +277,12 @@ pub trait View: Send + Sync {
         family: ColumnFamily,
         range: &KeyRange,
     ) -> Result<Box<dyn Cursor + '_>> {
+        self.cursor(family, range)
+    }
+
+    /// The same for whoever walks over much that nobody may want again soon: what is read for it takes no place in
+    /// memory from what others read.
+    fn cursor_once(&self, family: ColumnFamily, range: &KeyRange) -> Result<Box<dyn Cursor + '_>> {
         self.cursor(family, range)
     }
 }

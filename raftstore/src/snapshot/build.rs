@@ -32,7 +32,7 @@ pub fn build(
     }
     let mut tables = Vec::new();
     for (family, number, range) in format::parts(region) {
-        let mut cursor = view.cursor(family, &range)?;
+        let mut cursor = view.cursor_once(family, &range)?;
         if !cursor.seek_to_first()? {
             continue;
         }

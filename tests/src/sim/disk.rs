@@ -273,8 +273,12 @@ impl Engine for PluggedEngine {
         self.inner.ingest(family, tables)
     }
 
-    fn approximate_size(&self, family: ColumnFamily, range: &KeyRange) -> Result<u64> {
-        self.inner.approximate_size(family, range)
+    fn table_size(&self, family: ColumnFamily, range: &KeyRange) -> Result<u64> {
+        self.inner.table_size(family, range)
+    }
+
+    fn buffered_size(&self, family: ColumnFamily, range: &KeyRange) -> Result<u64> {
+        self.inner.buffered_size(family, range)
     }
 
     fn checkpoint(&self, path: &Path) -> Result<()> {

@@ -61,12 +61,16 @@ impl Engine for TestEngine {
         self.memory.ingest(family, tables)
     }
 
-    fn approximate_size(
+    fn table_size(&self, family: ColumnFamily, range: &KeyRange) -> skerry_raftstore::Result<u64> {
+        self.memory.table_size(family, range)
+    }
+
+    fn buffered_size(
         &self,
         family: ColumnFamily,
         range: &KeyRange,
     ) -> skerry_raftstore::Result<u64> {
-        self.memory.approximate_size(family, range)
+        self.memory.buffered_size(family, range)
     }
 
     fn checkpoint(&self, path: &Path) -> skerry_raftstore::Result<()> {

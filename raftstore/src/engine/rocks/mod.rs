@@ -131,13 +131,13 @@ impl RocksEngine {
 
     /// Writes the buffers of a family into a file of level 0.
     #[cfg(test)]
-    pub(super) fn flush(&self, family: ColumnFamily) {
+    pub(crate) fn flush(&self, family: ColumnFamily) {
         self.database.flush_cf(handle(&self.database, family)).expect("flush");
     }
 
     /// Merges everything in a family into the last level.
     #[cfg(test)]
-    pub(super) fn settle(&self, family: ColumnFamily) {
+    pub(crate) fn settle(&self, family: ColumnFamily) {
         let (handle, all) = (handle(&self.database, family), None::<&[u8]>);
         let mut options = rocksdb::CompactOptions::default();
         options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
@@ -168,27 +168,6 @@ impl RocksEngine {
             }
         }
         self.database.write_opt(target, options).map_err(|error| self.failed("write", error))
-    }
-
-    /// Bytes of the pairs in `range` that lie in write buffers. RocksDB's own sizes leave them out,
-    /// and a small store has nothing else. Reads them one by one: there are never more than the
-    /// buffers hold.
-    fn buffered_size(&self, family: ColumnFamily, range: &KeyRange) -> Result<u64> {
-        let mut options = ReadOptions::default();
-        options.set_read_tier(ReadTier::Memtable);
-        options.set_total_order_seek(true);
-        options.set_iterate_lower_bound(&range.start[..]);
-        options.set_iterate_upper_bound(range.end_or_last());
-        let handle = handle(&self.database, family);
-        let mut iterator = self.database.raw_iterator_cf_opt(handle, options);
-        let mut size = 0;
-        iterator.seek_to_first();
-        while let Some((key, value)) = iterator.item() {
-            size += (key.len() + value.len()) as u64;
-            iterator.next();
-        }
-        iterator.status().map_err(|error| self.failed("approximate size", error))?;
-        Ok(size)
     }
 
     fn failed(&self, operation: &'static str, error: rocksdb::Error) -> Error {
@@ -246,14 +225,37 @@ impl Engine for RocksEngine {
         table::ingest(&self.database, family, tables)
     }
 
-    /// Table files count with the size they have on disk, so well compressed data counts for less.
-    fn approximate_size(&self, family: ColumnFamily, range: &KeyRange) -> Result<u64> {
+    /// RocksDB looks the ends of the range up in the indexes of the files that reach over them, and takes other
+    /// files whole. It leaves write buffers out.
+    fn table_size(&self, family: ColumnFamily, range: &KeyRange) -> Result<u64> {
         if range.is_empty() {
             return Ok(0);
         }
         let ranges = [Range::new(&range.start, range.end_or_last())];
         let sizes = self.database.get_approximate_sizes_cf(handle(&self.database, family), &ranges);
-        Ok(sizes.iter().sum::<u64>() + self.buffered_size(family, range)?)
+        Ok(sizes.iter().sum())
+    }
+
+    /// There are never more pairs than the buffers hold.
+    fn buffered_size(&self, family: ColumnFamily, range: &KeyRange) -> Result<u64> {
+        if range.is_empty() {
+            return Ok(0);
+        }
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::Memtable);
+        options.set_total_order_seek(true);
+        options.set_iterate_lower_bound(&range.start[..]);
+        options.set_iterate_upper_bound(range.end_or_last());
+        let handle = handle(&self.database, family);
+        let mut iterator = self.database.raw_iterator_cf_opt(handle, options);
+        let mut size = 0;
+        iterator.seek_to_first();
+        while let Some((key, value)) = iterator.item() {
+            size += (key.len() + value.len()) as u64;
+            iterator.next();
+        }
+        iterator.status().map_err(|error| self.failed("buffered size", error))?;
+        Ok(size)
     }
 
     fn checkpoint(&self, path: &Path) -> Result<()> {

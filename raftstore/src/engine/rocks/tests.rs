@@ -455,3 +455,53 @@ fn a_key_without_versions_is_not_searched_for() {
     let not_asked = || view.cursor(family, &range).expect("cursor");
     assert_eq!(refusals_of_filters(not_asked), [0, 0]);
 }
+
+/// Twenty thousand keys in the last level, on an engine whose cache has room for all of them.
+fn holding_much() -> (TempDir, RocksEngine) {
+    let home = tempfile::tempdir().expect("temporary directory");
+    let config =
+        RocksConfig { block_cache_size: crate::config::ByteSize::mib(32), ..RocksConfig::small() };
+    let engine = RocksEngine::open(home.path(), &config, None).expect("open");
+    let mut batch = WriteBatch::new();
+    for number in 0..20_000 {
+        batch.put(FAMILY, format!("k{number:06}"), "v".repeat(100));
+    }
+    engine.write(batch, Durability::Buffered).expect("write");
+    (home, engine)
+}
+
+#[test]
+fn what_lies_in_buffers_and_what_lies_in_files_is_told_apart() {
+    let (_home, engine) = holding_much();
+    let (all, half) = (KeyRange::new("k", "l"), KeyRange::new("k", "k01"));
+    let sizes = |range| {
+        let [tables, buffers] = [
+            engine.table_size(FAMILY, range).expect("size"),
+            engine.buffered_size(FAMILY, range).expect("size"),
+        ];
+        assert_eq!(engine.approximate_size(FAMILY, range).expect("size"), tables + buffers);
+        (tables, buffers)
+    };
+    assert_eq!(sizes(&all), (0, 20_000 * 107));
+    assert_eq!(sizes(&half), (0, 10_000 * 107));
+    engine.settle(FAMILY);
+    let [(whole, _), (part, _)] = [&all, &half].map(sizes);
+    assert!(part.abs_diff(whole / 2) < whole / 10, "half of {whole} is {part}");
+    assert_eq!(sizes(&all).1 + sizes(&half).1, 0);
+    let nothing = KeyRange::new("k01", "k01");
+    assert_eq!(sizes(&nothing), (0, 0));
+}
+
+#[test]
+fn a_walk_that_is_made_once_leaves_the_cache_to_others() {
+    let (_home, engine) = holding_much();
+    engine.settle(FAMILY);
+    let (view, all) = (engine.view(), KeyRange::new("k", "l"));
+    let cached = || engine.statistics().expect("statistics").block_cache_bytes;
+    let before = cached();
+    let once = walk(view.cursor_once(FAMILY, &all).expect("cursor"));
+    assert!(cached() < before + (200 << 10), "indexes at most");
+    let again = walk(view.cursor(FAMILY, &all).expect("cursor"));
+    assert!(cached() > before + (1 << 20), "two megabytes of pairs");
+    assert_eq!((once.len(), once), (20_000, again));
+}

@@ -109,7 +109,7 @@ impl View for RocksView {
     }
 
     fn cursor(&self, family: ColumnFamily, range: &KeyRange) -> Result<Box<dyn Cursor + '_>> {
-        Ok(self.cursor_in(family, range, Filters::Ignored))
+        Ok(self.cursor_for(Walk::Anywhere, family, range))
     }
 
     fn cursor_of_versions(
@@ -117,29 +117,36 @@ impl View for RocksView {
         family: ColumnFamily,
         range: &KeyRange,
     ) -> Result<Box<dyn Cursor + '_>> {
-        Ok(self.cursor_in(family, range, Filters::Asked))
+        Ok(self.cursor_for(Walk::AtOneKey, family, range))
+    }
+
+    fn cursor_once(&self, family: ColumnFamily, range: &KeyRange) -> Result<Box<dyn Cursor + '_>> {
+        Ok(self.cursor_for(Walk::Once, family, range))
     }
 }
 
-/// Whether a cursor asks the filters over keys without their timestamps (`options::user_key`).
+/// What a cursor is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Filters {
-    /// It moves among different keys, about which one key's filter says nothing.
-    Ignored,
-    /// It stays at one key.
-    Asked,
+enum Walk {
+    /// It moves among different keys.
+    Anywhere,
+    /// It stays at one key, and asks the filters over keys without their timestamps (`options::user_key`).
+    AtOneKey,
+    /// It moves among different keys, and leaves the block cache to others.
+    Once,
 }
 
 impl RocksView {
-    fn cursor_in(
+    fn cursor_for(
         &self,
+        walk: Walk,
         family: ColumnFamily,
         range: &KeyRange,
-        filters: Filters,
     ) -> Box<dyn Cursor + '_> {
         let database: &DB = self.pinned.borrow_owner();
         let mut options = ReadOptions::default();
-        options.set_total_order_seek(filters == Filters::Ignored);
+        options.set_total_order_seek(walk != Walk::AtOneKey);
+        options.fill_cache(walk != Walk::Once);
         // RocksDB wants bounds that are not reversed.
         let end = if range.is_empty() { &range.start } else { &range.end };
         options.set_iterate_lower_bound(&range.start[..]);

@@ -173,8 +173,12 @@ impl Engine for Stopping<'_> {
         self.engine.table_writer(family, path)
     }
 
-    fn approximate_size(&self, family: ColumnFamily, range: &KeyRange) -> Result<u64> {
-        self.engine.approximate_size(family, range)
+    fn table_size(&self, family: ColumnFamily, range: &KeyRange) -> Result<u64> {
+        self.engine.table_size(family, range)
+    }
+
+    fn buffered_size(&self, family: ColumnFamily, range: &KeyRange) -> Result<u64> {
+        self.engine.buffered_size(family, range)
     }
 
     fn checkpoint(&self, path: &Path) -> Result<()> {
