@@ -10,7 +10,7 @@ use crate::engine::ColumnFamily;
 pub struct Estimate {
     /// What it is, roughly.
     pub extent: Extent,
-    /// Whether it was counted, and everything that was written since was added: then it is certainly not larger.
+    /// Whether it was measured, and everything that was written since was added: then it is not larger, or hardly.
     pub is_bound: bool,
 }
 
@@ -31,6 +31,18 @@ impl Extent {
     pub fn of_pair(family: ColumnFamily, bytes: u64) -> Extent {
         Extent { bytes, keys: 1, records: u64::from(family == ColumnFamily::Write) }
     }
+
+    /// What is made of the same pairs as this, and has so many bytes.
+    pub fn with_bytes(self, bytes: u64) -> Extent {
+        let scaled = |count| scale(count, bytes, self.bytes);
+        Extent { bytes, keys: scaled(self.keys), records: scaled(self.records) }
+    }
+}
+
+/// `count` of `whole`, for a part of it. Nothing has only parts that are nothing.
+pub fn scale(count: u64, part: u64, whole: u64) -> u64 {
+    let scaled = u128::from(count) * u128::from(part) / u128::from(whole.max(1));
+    u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
 /// What is read or written in a while: counted by any thread, and taken by the one that reports it. Counting costs

@@ -20,6 +20,7 @@ use skerry_proto::types::RegionId;
 use slog::{debug, info};
 
 use self::collection::{Collection, discard};
+use self::split_check::SplitCheck;
 use crate::Result;
 use crate::credits::Credit;
 use crate::effects::Effects;
@@ -198,10 +199,9 @@ impl Background {
         size: Estimate,
         effects: &mut Effects,
     ) -> Result<()> {
-        let (keys, size) = match halve {
-            false => split_check::look(&self.environment, region, size)?,
-            true => split_check::find_keys(&self.environment, region, halve)?,
-        };
+        let Environment { engine, config, counters, .. } = &self.environment;
+        let check = SplitCheck { engine: engine.as_ref(), config, counters, region };
+        let (keys, size) = if halve { check.halve()? } else { check.look(size)? };
         effects.workers.push(WorkerMessage::SplitKeys {
             region_id: region.region_id(),
             epoch: region.epoch(),

@@ -80,7 +80,8 @@ const LOG_GC_COUNT: &str = "Entries at which the log is cut although a replica s
     a snapshot.";
 const SPLIT_CHECK: &str = "Bytes written to a region before its size is looked at again.";
 const SPLIT: &str = "Size of the parts into which a region that has grown is cut.";
-const REGION_SIZE: &str = "Size above which a region is cut. At least `split-size`.";
+const REGION_SIZE: &str = "Size above which a region is cut. Of large regions it is told by samples, and off by some \
+    hundredths. At least `split-size`.";
 const SPLIT_KEYS: &str =
     "Commit records of the parts into which a region is cut that has too many of them.";
 const REGION_KEYS: &str = "Commit records of transactions above which a region is cut. Raw pairs do not count: they are \
