@@ -25,9 +25,8 @@ const PUTS: &str = "The limit is processor time, not the disk: by the profile th
     one connection in one write, and requests that are not copied between edge and raft worker.";
 const STREAMS: &str = "Calls are saved here, bytes are not: each put carries more than a KiB, which is copied, logged \
     and synced three times and goes through RocksDB's memtable three times, on the two cores that the client has its \
-    part of, too. By the profile appliers take a fifth, RocksDB's merging a sixth, log writers an eighth, calls a \
-    third, and looking where the growing regions should be cut another eighth, which reads them whole each time. Next: \
-    look for cuts among the keys of table files' indexes, and apply without a write-ahead log of the data engine.";
+    part of, too. By the profile appliers take a quarter, RocksDB's flushes and merging a fifth, log writers a sixth, \
+    calls a third. Next: apply without a write-ahead log of the data engine.";
 const UNREPLICATED: &str = "One store syncs and applies for all, on two cores that it shares with the client. \
     Next: apply on the thread that has synced, which saves a hand-over for each batch.";
 const ALONE: &str = "Nothing is shared when one client waits. By the profile a third of all time is the \
