@@ -33,7 +33,8 @@
 //!
 //! **Invariant.** A record is never overwritten by another of a different transaction: a rollback that meets a commit
 //! at its own timestamp is noted *in* that commit ([`Write::overlapped_rollback`]), and a commit that meets a
-//! rollback takes over its note.
+//! rollback takes over its note. Only a commit whose timestamp was chosen by a store can meet one: those that the
+//! scheduler gives out are all different.
 //!
 //! **Invariant.** A value longer than [`SHORT_VALUE_BYTES_MAX`] stands in `default` exactly as long as a lock or record
 //! refers to it.

@@ -70,13 +70,19 @@ impl Ending<'_, '_> {
             return Err(Error::CommitTsExpired { key, start_ts, commit_ts, min_commit_ts });
         }
         let write = Write::new(kind, start_ts, lock.short_value.clone());
-        self.put_commit(key, commit_ts, write)?;
+        match lock.use_async_commit {
+            true => self.put_commit(key, commit_ts, write)?,
+            // Drawn from the scheduler after all locks stood: no other transaction has this timestamp, so nothing
+            // stands there.
+            false => self.changes.put_write(key, commit_ts, &write),
+        }
         self.unlock(key, &lock, commit_ts);
         Ok(())
     }
 
-    /// Sets a commit record. If the transaction that began at just `commit_ts` was rolled back, the record says so from
-    /// now on: async commit and one-phase commit choose timestamps that others may have begun at.
+    /// Sets a commit record at a timestamp that a store has chosen: async commit and one-phase commit choose some that
+    /// others may have begun at. If the transaction that began at just `commit_ts` was rolled back, the record says so
+    /// from now on.
     pub(super) fn put_commit(&mut self, key: &Key, commit_ts: Ts, write: Write) -> Result<()> {
         let overlapped_rollback = match self.reader.record_at(key, commit_ts)? {
             None => false,

@@ -25,8 +25,13 @@ use crate::mvcc::{Key, Lock, Reader, Write, WriteKind};
 
 /// A key that no other transaction stands in the way of.
 pub(super) enum Checked {
-    /// It may be locked; the pessimistic lock that is there now.
-    Free(Option<Lock>),
+    /// It may be locked.
+    Free {
+        /// The pessimistic lock that is there now.
+        reserved: Option<Lock>,
+        /// The newest record was looked at: no record stands above what the transaction has seen.
+        is_newest_seen: bool,
+    },
     /// It is locked: this request was served before.
     Own(Lock),
     /// Nothing is to be written to it.
@@ -67,10 +72,11 @@ impl Prewrite {
         {
             return Err(Error::AlreadyExists { key: mutation.key.user_key()? });
         }
+        let is_newest_seen = newest.is_some();
         self.check_assertion(reader, mutation, newest)?;
         match mutation.change {
             Change::CheckNotExists => Ok(Checked::Nothing),
-            _ => Ok(Checked::Free(reserved)),
+            _ => Ok(Checked::Free { reserved, is_newest_seen }),
         }
     }
 

@@ -241,7 +241,9 @@ impl Prewrite {
                     shortcut &= lock.use_async_commit && self.way != Way::OnePhase;
                     own_min_commit_ts = own_min_commit_ts.max(lock.min_commit_ts);
                 }
-                Checked::Free(before) => locks.push(self.lock(mutation, before)?),
+                Checked::Free { reserved, is_newest_seen } => {
+                    locks.push(self.lock(mutation, reserved, is_newest_seen));
+                }
             }
         }
         if shortcut && locks.is_empty() {
@@ -270,7 +272,7 @@ impl Prewrite {
     }
 
     /// The lock for one free key; `before` is the pessimistic lock that it replaces.
-    fn lock(&self, mutation: &Mutation, before: Option<Lock>) -> Result<ToLock> {
+    fn lock(&self, mutation: &Mutation, before: Option<Lock>, is_newest_seen: bool) -> ToLock {
         let kind = mutation.change.lock_kind().expect("what writes nothing is never free");
         let mut lock = Lock {
             txn_size: self.txn_size,
@@ -284,7 +286,7 @@ impl Prewrite {
             lock.min_commit_ts = lock.min_commit_ts.max(before.min_commit_ts);
         }
         let (key, value) = (mutation.key.clone(), mutation.change.value().cloned());
-        Ok(ToLock { key, lock, value, was_locked: before.is_some() })
+        ToLock { key, lock, value, was_locked: before.is_some(), is_newest_seen }
     }
 
     fn with_async_commit(&self, key: &Key, lock: Lock) -> Result<Lock> {
@@ -324,7 +326,7 @@ impl Prewrite {
     ) -> Result<Effect<Prewritten>> {
         let commit_ts = published.min_commit_ts();
         let (mut changes, mut released) = (Changes::new(), Vec::<Released>::new());
-        for ToLock { key, lock, value, was_locked } in locks {
+        for ToLock { key, lock, value, was_locked, is_newest_seen } in locks {
             let kind = match lock.kind {
                 LockKind::Put => WriteKind::Put,
                 LockKind::Delete => WriteKind::Delete,
@@ -334,7 +336,11 @@ impl Prewrite {
             let write = Write::new(kind, self.start_ts, short);
             let (changes, released) = (&mut changes, &mut released);
             let mut ending = Ending { reader: &mut *reader, changes, released, planted };
-            ending.put_commit(&key, commit_ts, write)?;
+            match is_newest_seen {
+                // It is not above what the transaction has seen, and the commit is.
+                true => ending.changes.put_write(&key, commit_ts, &write),
+                false => ending.put_commit(&key, commit_ts, write)?,
+            }
             if was_locked {
                 ending.unlock(&key, &lock, commit_ts);
             }
@@ -352,6 +358,8 @@ struct ToLock {
     value: Option<Bytes>,
     /// The transaction had locked the key in advance.
     was_locked: bool,
+    /// As [`Checked::Free`] says.
+    is_newest_seen: bool,
 }
 
 fn put_lock(changes: &mut Changes, key: &Key, lock: Lock, value: Option<Bytes>) {
