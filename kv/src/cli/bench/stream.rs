@@ -35,6 +35,11 @@ pub(super) trait Conversation: Send + 'static {
         requests: ReceiverStream<Self::Request>,
     ) -> impl Future<Output = Result<Response<Streaming<Self::Reply>>, Status>> + Send + 'static;
 
+    /// Whether another message may be sent now, or an answer is waited for first.
+    fn may_ask(&self) -> bool {
+        true
+    }
+
     /// Makes one message of questions. Whoever waits for them is kept.
     fn request(&mut self, asked: Vec<Asked<Self::Question, Self::Answer>>) -> Self::Request;
 
@@ -112,7 +117,7 @@ async fn on_one_stream<C: Conversation>(
                 Some(asked) => held = Some(asked),
                 None => return Ok(()),
             },
-            room = requests.reserve(), if held.is_some() => {
+            room = requests.reserve(), if held.is_some() && conversation.may_ask() => {
                 let room = room.map_err(|_| Status::unavailable("the stream is closed"))?;
                 let mut together: Vec<_> = held.take().into_iter().collect();
                 while together.len() < TOGETHER_MAX && let Ok(asked) = waiting.try_recv() {

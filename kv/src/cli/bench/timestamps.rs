@@ -1,6 +1,5 @@
-//! Timestamps for many transactions through one stream: what is wanted at the same time is one request.
-
-use std::collections::VecDeque;
+//! Timestamps for many transactions through one stream, one request at a time, as PD's clients do it: what is wanted
+//! until its answer comes is the next request.
 
 use skerry_proto::pdpb::pd_client::PdClient;
 use skerry_proto::pdpb::{RequestHeader, TsoRequest, TsoResponse};
@@ -14,18 +13,18 @@ use super::stream::{Asked, Conversation, Shared, Waiter};
 /// The stream of one connection to the scheduler.
 pub(super) type TimestampLine = Shared<Timestamps>;
 
-/// Who waits, in the order of the requests; the scheduler answers in the same order.
+/// Who waits for the answer that is to come, in the order in which they asked.
 #[derive(Debug)]
 pub(super) struct Timestamps {
     scheduler: PdClient<Channel>,
     header: Option<RequestHeader>,
-    waiting: VecDeque<Vec<Waiter<Ts>>>,
+    waiting: Vec<Waiter<Ts>>,
 }
 
 impl Timestamps {
     pub(super) fn line(channel: Channel, header: Option<RequestHeader>) -> TimestampLine {
         let scheduler = PdClient::new(channel);
-        Shared::new(Timestamps { scheduler, header, waiting: VecDeque::new() })
+        Shared::new(Timestamps { scheduler, header, waiting: Vec::new() })
     }
 }
 
@@ -44,9 +43,13 @@ impl Conversation for Timestamps {
         async move { scheduler.tso(requests).await }
     }
 
+    fn may_ask(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     fn request(&mut self, asked: Vec<Asked<(), Ts>>) -> TsoRequest {
         let count = u32::try_from(asked.len()).expect("a message has few questions");
-        self.waiting.push_back(asked.into_iter().map(|asked| asked.answer).collect());
+        self.waiting = asked.into_iter().map(|asked| asked.answer).collect();
         TsoRequest { header: self.header.clone(), count }
     }
 
@@ -61,7 +64,7 @@ impl Conversation for Timestamps {
             Status::unavailable(reason.to_string())
         };
         // The largest of a run is told: the first who asked gets the smallest.
-        let waiters = self.waiting.pop_front().unwrap_or_default();
+        let waiters = std::mem::take(&mut self.waiting);
         for (behind, waiter) in waiters.into_iter().rev().enumerate() {
             let ts = largest.map(|largest| Ts::from(largest.get() - behind as u64));
             // A client that has given up hears nothing.
@@ -70,8 +73,44 @@ impl Conversation for Timestamps {
     }
 
     fn broken(&mut self, status: &Status) {
-        for waiter in std::mem::take(&mut self.waiting).into_iter().flatten() {
+        for waiter in std::mem::take(&mut self.waiting) {
             let _ = waiter.send(Err(status.clone()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skerry_proto::pdpb;
+    use tokio::sync::oneshot;
+    use tonic::transport::Endpoint;
+
+    use super::*;
+
+    fn asked() -> (Asked<(), Ts>, oneshot::Receiver<Result<Ts, Status>>) {
+        let (answer, answered) = oneshot::channel();
+        (Asked { question: (), answer }, answered)
+    }
+
+    #[tokio::test]
+    async fn one_request_at_a_time_is_shared_by_all_who_asked_before_it() {
+        let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+        let scheduler = PdClient::new(channel);
+        let mut timestamps = Timestamps { scheduler, header: None, waiting: Vec::new() };
+        let ((first, earlier), (second, later)) = (asked(), asked());
+        assert!(timestamps.may_ask());
+        assert_eq!(timestamps.request(vec![first, second]).count, 2);
+        assert!(!timestamps.may_ask(), "who asks now waits for the next request");
+        let timestamp = Some(pdpb::Timestamp { physical: 7, logical: 9, ..Default::default() });
+        timestamps.reply(TsoResponse { count: 2, timestamp, ..Default::default() });
+        assert_eq!(earlier.await.unwrap().unwrap(), Ts::compose(7, 8));
+        assert_eq!(later.await.unwrap().unwrap(), Ts::compose(7, 9));
+
+        let (third, lost) = asked();
+        assert!(timestamps.may_ask());
+        timestamps.request(vec![third]);
+        timestamps.broken(&Status::unavailable("gone"));
+        assert!(lost.await.unwrap().is_err());
+        assert!(timestamps.may_ask(), "the next stream begins anew");
     }
 }
