@@ -48,8 +48,9 @@ impl Shared {
 /// Bytes at the end of a key of family `write` that are its timestamp.
 const TIMESTAMP_BYTES: usize = 8;
 
-/// Part of a write buffer that is the filter over its keys.
-const BUFFER_FILTER_RATIO: f64 = 0.1;
+/// Part of a write buffer that is the filter over its keys: 30 bits for a key with a short value. A buffer takes it at
+/// once, and keeps it for as long as it idles.
+const BUFFER_FILTER_RATIO: f64 = 0.02;
 
 /// Options of the database as a whole.
 pub(super) fn database(config: &RocksConfig, shared: &Shared, create: bool) -> Options {
