@@ -128,7 +128,7 @@ pub fn sweeps() -> [SweepPlan; 4] {
 }
 
 /// Events, once; they repeat themselves.
-pub fn scenarios() -> [Job; 14] {
+pub fn scenarios() -> [Job; 15] {
     [
         job("failover", "skerry", &["failover", "--trials", "5", "--seconds", "2"]),
         job("failover", "etcd", &["failover", "--trials", "5", "--seconds", "2"]),
@@ -136,6 +136,11 @@ pub fn scenarios() -> [Job; 14] {
             "failover, 1000 regions",
             "skerry",
             &["failover", "--regions", "1000", "--seconds", "2"],
+        ),
+        job(
+            "failover, 10000 regions",
+            "skerry",
+            &["failover", "--regions", "10000", "--trials", "2", "--seconds", "2"],
         ),
         job("leader-eviction", "skerry", &["leader-eviction", "--regions", "16"]),
         job("split", "skerry", &["split"]),

@@ -7,8 +7,8 @@
 //!    those who have, and it asks again after a while.
 //! 4. Whatever is for a replica wakes it: a command, a message, an answer of another actor. What a woken leader says
 //!    first wakes the others; a follower that was woken alone asks its leader to wake.
-//! 5. That stores live they tell each other, for all their regions at once ([`crate::store`]). One that falls silent, or
-//!    is another than before, wakes all who mind it: those whom it leads, and those who lead a replica on it.
+//! 5. That stores live they tell each other, for all their regions at once ([`crate::store`]). One that falls
+//!    silent, or was started anew, wakes all who mind it: those whom it leads, and those who lead a replica on it.
 //!
 //! For a sleeper no time passes: what it counts in ticks goes on where it stood. Only leases end by the clock.
 //!
@@ -22,6 +22,7 @@
 //! What it does not do: regions whose peers are being changed, or with a replica on a dead store, stay awake.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use raft::{INVALID_ID, StateRole};
 use skerry_proto::metapb::{self, PeerRole};
@@ -30,10 +31,11 @@ use skerry_proto::types::{PeerId, StoreId};
 
 use super::Peer;
 use crate::effects::Effects;
+use crate::extent::Extent;
 use crate::planted::Planted;
 
-/// Looks after which a sleeping leader reports to the scheduler: nothing has changed since it did so last.
-const REPORT_LOOKS: u32 = 5;
+/// So many times as long as another one does a sleeping leader wait with a report that has nothing new.
+const EMPTY_REPORT_INTERVALS: u32 = 5;
 /// Looks after which a replica is woken to see whether it still belongs.
 const LOOKS_MAX: u32 = 10;
 
@@ -91,11 +93,18 @@ impl Peer {
         }
     }
 
-    /// A look at all replicas of the store finds it asleep. A leader reports all the same, if seldom. Answers whether it
-    /// has slept so long that it shall see whether it still belongs.
+    /// A look at all replicas of the store finds it asleep. A leader reports all the same: soon what was read and
+    /// written before it slept, seldom that nothing was. Answers whether it has slept so long that it shall see
+    /// whether it still belongs.
     pub fn look_in(&mut self, effects: &mut Effects) -> bool {
         self.sleep.looks += 1;
-        if self.sleep.looks.is_multiple_of(REPORT_LOOKS) {
+        let config = &self.environment.config;
+        let interval = Duration::from_millis(config.report_ticks * config.tick_ms);
+        let age = self.environment.clock.monotonic().saturating_sub(self.reported_at);
+        let has_news = self.unreported != Extent::default() || self.read_tally.keys() > 0;
+        let patience = if has_news { 1 } else { EMPTY_REPORT_INTERVALS };
+        // Looks come once in an interval, give or take a tick.
+        if age + interval / 2 >= interval * patience {
             self.report(effects);
         }
         self.sleep.looks >= LOOKS_MAX

@@ -157,7 +157,7 @@ impl RaftWorker {
                     self.wake_who_minds(store_id);
                 }
             }
-            WorkerMessage::Rouse { region_id } => drop(self.peer(region_id)),
+            WorkerMessage::Rouse { region_id } => self.rouse(region_id),
             WorkerMessage::SplitKeys { region_id, epoch, keys, size } => {
                 if let Some(peer) = self.peer(region_id) {
                     peer.split_keys_found(epoch, keys, size, effects);
@@ -180,6 +180,11 @@ impl RaftWorker {
         Some(peer)
     }
 
+    /// Wakes a replica that has nothing else to do.
+    fn rouse(&mut self, region_id: RegionId) {
+        let _ = self.peer(region_id);
+    }
+
     fn tick(&mut self, effects: &mut Effects) {
         for store in self.neighbours.tick() {
             self.wake_who_minds(store);
@@ -197,7 +202,7 @@ impl RaftWorker {
     fn wake_who_minds(&mut self, store: StoreId) {
         let sleepers = self.peers.iter().filter(|(_, peer)| peer.is_asleep() && peer.minds(store));
         let sleepers: Vec<RegionId> = sleepers.map(|(region_id, _)| *region_id).collect();
-        sleepers.into_iter().for_each(|region_id| drop(self.peer(region_id)));
+        sleepers.into_iter().for_each(|region_id| self.rouse(region_id));
     }
 
     /// Looks at as many replicas as are due, so that all are looked at in the time between two reports.
@@ -219,7 +224,7 @@ impl RaftWorker {
         let region_id = *region_id;
         self.next_look = RegionId::new(region_id.get() + 1);
         if peer.is_asleep() && peer.look_in(effects) {
-            self.peer(region_id);
+            self.rouse(region_id);
         }
     }
 

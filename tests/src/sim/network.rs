@@ -10,7 +10,7 @@ use super::chance::Chance;
 use super::trace::{MILLISECOND, Moment, SECOND};
 
 /// How a link treats messages.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Manners {
     /// Shortest and longest way.
     delay: (Moment, Moment),
@@ -174,6 +174,11 @@ impl Network {
     pub fn lag(&mut self, from: usize, to: usize) {
         let link = self.link(from, to);
         self.manners[link] = LAGGING;
+    }
+
+    /// Whether messages from one store to another take that long.
+    pub fn lags(&self, from: usize, to: usize) -> bool {
+        self.manners[self.link(from, to)] == LAGGING
     }
 
     /// Spoils some links.

@@ -43,8 +43,8 @@ const MANY_REGIONS: &str = "Puts of one region share an entry, a message and a b
     for all entries between two stores in a round, and one write of the apply state for several rounds of a \
     region.";
 const FAILOVER: &str = "Regions elect by themselves, each after a random time between one and two election \
-    timeouts, so all of many wait for the unluckiest. Next: a store that misses another's heartbeats tells all \
-    regions that they share at once.";
+    timeouts, so all of many wait for the unluckiest. Members of a region take turns, so that no two stand at \
+    once. Next: whoever has the newest log stands first.";
 const CUT_STALLS: &str = "Who waits this long waits for an election timeout and not for the cut, which takes \
     milliseconds: the figure of nearly all keys stands beside it. Next: find the cut in the rates over time, \
     and what became of the region's leader then.";
@@ -228,8 +228,8 @@ pub(super) const GOALS: &[Goal] = &[
         "% of a core",
         Both(2.0, 0.5),
         Source::Event("idle", 10_000, "processor"),
-        "Regions do not hibernate: every replica ticks ten times a second, and every leader sends heartbeats \
-         to two others. Next: hibernation, which stops both where logs agree and nothing happens.",
+        "Regions hibernate. What is left is what four processes take that do nothing, and reports of sleeping \
+         leaders, one in five minutes. Next: fewer threads that wake ten times a second.",
     ),
     little(
         "P15",
@@ -263,6 +263,15 @@ pub(super) const GOALS: &[Goal] = &[
         Floor(6.0),
         Source::Event("failover", 1_000, BACK_MOST),
         FAILOVER,
+    ),
+    little(
+        "P17",
+        "a killed store while 10,000 regions hibernate: the longest",
+        "s",
+        Both(8.0, 3.0),
+        Source::Event("failover", 10_000, BACK_MOST),
+        "Sleepers notice together that a store is silent, and seven thousand elections on two cores take seconds. \
+         Next: as for P16.",
     ),
     little(
         "P18",

@@ -11,8 +11,8 @@
 //! nothing before:
 //!
 //! * It began, or the lock got into the hands that it is in. By then it is told anew.
-//! * Its store got its line to the detector, and does its work: what cannot be told is not known. A line that broke is
-//!   made again after a fifth of a second.
+//! * Its store got its line to the detector, whose words do not take seconds, and does its work: what cannot be told is
+//!   not known. A line that broke is made again after a fifth of a second.
 //! * The detector came to be the only store that leads the region of the empty key, and awake: a new one knows nothing,
 //!   and of two each knows a half.
 //!

@@ -191,8 +191,8 @@ pub struct Invariants {
     destroyed: BTreeSet<(usize, u64)>,
     /// Digest of a region's data at an applied index and epoch.
     data: BTreeMap<(u64, u64), u64>,
-    /// Since when a store that does what it should has been seen with a sleeping replica of a region.
-    asleep: BTreeMap<(usize, u64), Moment>,
+    /// Since when a replica is seen asleep: by the number of its store, the life of that, and the region.
+    asleep: BTreeMap<(usize, u64, u64), Moment>,
     /// When a store has heard another one last, by the number of the one and the id of the other.
     heard: BTreeMap<(usize, u64), Moment>,
 }

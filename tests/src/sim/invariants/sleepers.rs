@@ -7,7 +7,8 @@ use super::super::trace::SECOND;
 use super::replicas::describe;
 use super::*;
 
-/// How long a replica may go on sleeping while nothing comes from the store of its leader. Stores notice after a second.
+/// How long a replica may go on sleeping while nothing comes from the store of its leader. Stores notice that after a
+/// second.
 const NOTICED_AFTER: Moment = 2 * SECOND;
 
 impl Invariants {
@@ -43,17 +44,18 @@ impl Invariants {
     pub fn sleepers_notice(&mut self, nodes: &[Node], now: Moment) -> Result<(), Broken> {
         let mut asleep = BTreeMap::new();
         for node in nodes {
-            let is_well = node.is_awake(now) && node.stalled.iter().all(|until| *until <= now);
+            let stands_since = node.stalled.iter().copied().fold(node.paused_until, Moment::max);
+            let is_well = node.store.is_some() && stands_since <= now;
             for status in self.shown[node.number].values().filter(|status| status.is_asleep) {
                 let region = &status.region;
                 let leader = region.peers.iter().find(|peer| peer.id == status.leader);
                 let Some(leader) = leader.filter(|_| is_well && !status.is_leader) else {
                     continue;
                 };
-                let place = (node.number, region.id);
+                let place = (node.number, node.life, region.id);
                 let since = self.asleep.get(&place).copied().unwrap_or(now);
                 let heard = self.heard.get(&(node.number, leader.store_id)).copied();
-                let silent = now - since.max(heard.unwrap_or(0));
+                let silent = now - since.max(stands_since).max(heard.unwrap_or(0));
                 hold(silent <= NOTICED_AFTER, SLEEPERS_NOTICE, || describe(node, status))?;
                 asleep.insert(place, since);
             }

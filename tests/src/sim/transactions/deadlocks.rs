@@ -366,7 +366,10 @@ impl World {
             };
             let line = &server.deadlocks.line;
             let ends_there = seat.is_some_and(|(to, life, _)| line.to == Some((to, life)));
-            let is_well = node.is_awake(now) && server.stands_until(now) == now && !line.is_dead;
+            let lags = |to: usize| self.network.lags(number, to) || self.network.lags(to, number);
+            let is_slow = seat.is_some_and(|(to, ..)| lags(to));
+            let stands = node.is_awake(now) && server.stands_until(now) == now;
+            let is_well = stands && !line.is_dead && !is_slow;
             lines.push((ends_there && is_well).then_some((node.life, line.number)));
             let waits = server.numbered_waits();
             if waits.is_empty() {
