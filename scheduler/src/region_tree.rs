@@ -40,6 +40,8 @@ pub use self::tally::{Bag, HOT_RATE, Tally};
 
 /// The shortest time over which a rate is measured: reports come in bunches when something changes.
 const RATE_MS_MIN: u64 = 1_000;
+/// Time between two reports of a region that is awake, in which nothing happens to it.
+const USUAL_MS: u64 = 60_000;
 
 /// A region with what its leader has told about it. Shared, never changed: a heartbeat makes a new one.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -94,7 +96,10 @@ impl Load {
             return Load { heard, bytes, milliseconds, ..self };
         }
         let measured = bytes.saturating_mul(1_000) / milliseconds;
-        Load { heard, bytes: 0, milliseconds: 0, rate: self.rate.midpoint(measured) }
+        // A region that sleeps is reported less often: what it was before counts as little then as otherwise.
+        let halvings = (milliseconds / USUAL_MS).clamp(1, u64::from(u64::BITS));
+        let rate = (0..halvings).fold(self.rate, |rate, _| rate.midpoint(measured));
+        Load { heard, bytes: 0, milliseconds: 0, rate }
     }
 }
 
