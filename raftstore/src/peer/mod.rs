@@ -368,7 +368,8 @@ impl Peer {
         })));
     }
 
-    fn is_leader(&self) -> bool {
+    /// Whether it leads.
+    pub fn is_leader(&self) -> bool {
         self.raft_group.raft.state == StateRole::Leader
     }
 
@@ -405,7 +406,8 @@ impl Peer {
 
     /// The crate draws election timeouts from the system's chance; a run must be repeatable, so ours take the
     /// place of its own after everything that may have drawn one. Members of a region take turns: each has a part of
-    /// the time to itself, another one in every term, so that no two of them divide the votes by standing at once.
+    /// the time to itself, another one in every term, with a pause behind it as long as the part, so that they hardly
+    /// ever divide the votes by standing at once.
     fn pin_election_timeout(&mut self) {
         let region = self.raft_group.store().region();
         let before = region.peers.iter().filter(|peer| peer.id < self.peer.id).count() as u64;
@@ -418,7 +420,7 @@ impl Peer {
             .fold(splitmix64(self.environment.seed), |mixed, part| splitmix64(mixed ^ part));
         let spread = u64::try_from(shortest).expect("a small number");
         let turn = (before + shared % members) % members;
-        let more = turn * spread / members + own % (spread / members).max(1);
+        let more = turn * spread / members + own % (spread / members / 2).max(1);
         let more = usize::try_from(more).expect("below the shortest");
         self.raft_group.raft.set_randomized_election_timeout(shortest + more);
     }

@@ -19,7 +19,9 @@
 //!    itself has not spoken since then, so that it keeps what its last answer has promised to the leader's lease.
 //! 3. Nobody sleeps through the silence of a store that it minds, nor for ever.
 //!
-//! What it does not do: regions whose peers are being changed, or with a replica on a dead store, stay awake.
+//! What it does not do: regions with a learner or in the middle of a change of peers stay awake, and so do those with a
+//! replica on a dead store, or on one that takes longer to answer than there is between two heartbeats. A round of
+//! garbage collection, every ten minutes, wakes all.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -47,7 +49,7 @@ pub(super) struct Sleep {
     quiet_ticks: u64,
     /// Its last entry at the last tick, and the keys that its tally had counted.
     seen: (u64, u64),
-    /// The members shall be asked behind the heartbeat that is about to leave.
+    /// The members shall be asked, behind what is about to leave: the heartbeats of this tick.
     is_due: bool,
     /// Whom it has asked and not heard yet, since the last heartbeat.
     asked: Option<Asked>,
@@ -57,9 +59,10 @@ pub(super) struct Sleep {
     looks: u32,
 }
 
+/// What a leader has asked, and who has not answered.
 #[derive(Debug)]
 struct Asked {
-    round: u64,
+    rest: Rest,
     awaited: BTreeSet<PeerId>,
 }
 
@@ -126,18 +129,18 @@ impl Peer {
         self.sleep.is_due = after > 0 && self.sleep.quiet_ticks >= after && heartbeats_leave;
     }
 
-    /// A follower that two heartbeats have not reached may have been woken alone.
+    /// A follower that two heartbeats have not reached, or four, may have been woken alone.
     fn wake_leader(&mut self, effects: &mut Effects) {
         let two_heartbeats = 2 * self.environment.config.heartbeat_ticks as u64;
         let Some(leader) = self.leader() else { return };
-        let heard = self.heard.get(&leader.peer_id());
-        if heard.is_some_and(|tick| self.ticks == tick + two_heartbeats) {
+        let silence = self.heard.get(&leader.peer_id()).map_or(0, |tick| self.ticks - tick);
+        if silence > 0 && silence.is_multiple_of(two_heartbeats) {
             self.send_extra(leader, ExtraMessageType::MsgRegionWakeUp, None, effects);
         }
     }
 
-    /// The last thing in a round: asks the members to rest if it is time, and rests if it was asked. What raft had to
-    /// say has left before: an answer of a follower that came later would wake its leader.
+    /// The last thing in a round: asks the members to rest if it is time, and rests if all do or if it was asked. What
+    /// raft had to say has left before: what came later would wake others.
     pub(super) fn rest(&mut self, effects: &mut Effects) {
         if std::mem::take(&mut self.sleep.is_due) && self.is_group_at_rest() {
             self.ask_members(effects);
@@ -145,21 +148,25 @@ impl Peer {
         if let Some((leader, rest)) = self.sleep.asked_by.take() {
             self.rest_as_asked(leader, rest, effects);
         }
+        let last = self.raft_group.raft.raft_log.last_index();
+        let asked = self.sleep.asked.as_ref();
+        let all_do = asked.is_some_and(|it| it.awaited.is_empty() && it.rest.index == last);
+        if all_do && self.is_group_at_rest() && !self.raft_group.has_ready() {
+            self.fall_asleep();
+        }
     }
 
     fn ask_members(&mut self, effects: &mut Effects) {
         let raft = &self.raft_group.raft;
-        let (term, index, round) = (raft.term, raft.raft_log.last_index(), self.ticks);
+        let rest = Rest { term: raft.term, index: raft.raft_log.last_index(), round: self.ticks };
         let members = self.region().peers.iter().copied();
         let others: Vec<metapb::Peer> = members.filter(|peer| peer.id != self.peer.id).collect();
         self.sleep.quiet_ticks = 0;
         let awaited = others.iter().map(metapb::Peer::peer_id).collect();
-        self.sleep.asked = Some(Asked { round, awaited });
+        self.sleep.asked = Some(Asked { rest, awaited });
         for other in others {
-            let rest = Some(Rest { term, index, round });
-            self.send_extra(other, ExtraMessageType::MsgHibernateRequest, rest, effects);
+            self.send_extra(other, ExtraMessageType::MsgHibernateRequest, Some(rest), effects);
         }
-        self.rest_if_all_do();
     }
 
     /// The leader asks this replica to rest.
@@ -180,17 +187,8 @@ impl Peer {
 
     /// A member rests.
     pub(super) fn member_rests(&mut self, from: metapb::Peer, rest: &Rest) {
-        let Some(asked) = &mut self.sleep.asked else { return };
-        if asked.round == rest.round {
+        if let Some(asked) = self.sleep.asked.as_mut().filter(|asked| asked.rest == *rest) {
             asked.awaited.remove(&from.peer_id());
-            self.rest_if_all_do();
-        }
-    }
-
-    fn rest_if_all_do(&mut self) {
-        let all_do = self.sleep.asked.as_ref().is_some_and(|asked| asked.awaited.is_empty());
-        if all_do && self.is_group_at_rest() {
-            self.fall_asleep();
         }
     }
 
@@ -216,7 +214,6 @@ impl Peer {
             && self.proposals.is_empty()
             && self.writes.is_empty()
             && self.reads.is_empty()
-            && !self.raft_group.store().has_snapshot_order()
     }
 
     /// Whether that holds at the leader, and every member has answered lately that it has the same.
@@ -225,18 +222,17 @@ impl Peer {
         let last = raft.raft_log.last_index();
         let patience = self.environment.config.election_ticks as u64;
         let has_all = |peer: &metapb::Peer| {
-            let is_near = raft.prs().get(peer.id).is_some_and(|progress| progress.matched == last);
-            let is_heard = self.heard.get(&peer.peer_id());
-            peer.role() == PeerRole::Voter
-                && is_near
-                && (peer.id == self.peer.id
-                    || is_heard.is_some_and(|tick| tick + patience >= self.ticks))
+            let has_all = raft.prs().get(peer.id).is_some_and(|progress| progress.matched == last);
+            let spoke = self.heard.get(&peer.peer_id());
+            let spoke_lately = spoke.is_some_and(|tick| tick + patience >= self.ticks);
+            peer.role() == PeerRole::Voter && has_all && (peer.id == self.peer.id || spoke_lately)
         };
         self.is_leader()
             && self.is_at_rest()
             && self.applied_term == raft.term
             && raft.lead_transferee.is_none()
             && !raft.has_pending_conf()
+            && !self.raft_group.store().has_snapshot_order()
             && self.reported_unwell.is_empty()
             && self.due_cut().is_none()
             && self.region().peers.iter().all(has_all)

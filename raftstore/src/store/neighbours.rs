@@ -2,8 +2,9 @@
 //! ([`crate::peer`], module `sleep`).
 //!
 //! 1. Every few ticks a raft worker tells all stores with which its regions are shared that this one lives.
-//! 2. Whatever comes from a store says that it lives. One that says nothing for as long as makes a follower seek
-//!    election is silent; one whose incarnation is another was started anew.
+//! 2. A store that has not said so for as long as makes a follower seek election is silent, whatever else comes from
+//!    it; one whose incarnation is a later one was started anew.
+//! 3. Whoever wakes is told how long *nothing* has come from a store: a leader on it cannot have spoken since.
 //!
 //! **Invariant.** A store says that it lives only while all of its raft workers take their ticks: a worker that hangs
 //! would otherwise keep sleeping replicas from electing others.
@@ -47,9 +48,11 @@ fn nanoseconds(moment: Duration) -> u64 {
 /// What is known of another store.
 #[derive(Debug)]
 struct Heard {
-    /// When it was heard last, in ticks.
+    /// When anything came from it last, in ticks.
     at: u64,
-    /// As it said last; 0 before.
+    /// When it said last that it lives.
+    alive_at: u64,
+    /// The latest that it has named; 0 before.
     incarnation: u64,
 }
 
@@ -72,9 +75,18 @@ impl Neighbours {
     pub(super) fn share(&mut self, region: &metapb::Region) {
         for store in region.peers.iter().map(metapb::Peer::store) {
             if store != self.environment.store_id {
-                let unknown = Heard { at: self.ticks, incarnation: 0 };
+                let unknown = Heard { at: self.ticks, alive_at: self.ticks, incarnation: 0 };
                 self.heard.entry(store).or_insert(unknown);
             }
+        }
+    }
+
+    /// A replica of a region falls asleep. The stores that it minds have just spoken: it is from now on that they must
+    /// say that they live.
+    pub(super) fn rely_on(&mut self, region: &metapb::Region, minds: impl Fn(StoreId) -> bool) {
+        for store in region.peers.iter().map(metapb::Peer::store).filter(|store| minds(*store)) {
+            let ticks = self.ticks;
+            self.heard.entry(store).and_modify(|heard| heard.alive_at = ticks);
         }
     }
 
@@ -95,8 +107,11 @@ impl Neighbours {
     pub(super) fn alive(&mut self, store: StoreId, incarnation: u64) -> bool {
         self.heard(store);
         let Some(heard) = self.heard.get_mut(&store) else { return false };
-        let before = std::mem::replace(&mut heard.incarnation, incarnation);
-        before != 0 && before != incarnation
+        heard.alive_at = self.ticks;
+        // What it said in a former life may still arrive.
+        let before = heard.incarnation;
+        heard.incarnation = before.max(incarnation);
+        before != 0 && incarnation > before
     }
 
     /// For how many ticks a store was not heard.
@@ -112,11 +127,11 @@ impl Neighbours {
         if self.environment.has(Planted::SilenceOverheard) {
             return Vec::new();
         }
-        // A tick more than it takes to vote for another one: whoever stands at once is not refused by those who have
-        // heard the store a little later.
+        // A tick more than it takes to vote for another one: whoever stands at once is seldom refused by those who
+        // have heard the store a little later.
         let patience = self.environment.config.election_ticks as u64 + 1;
         let is_silent = |(store, heard): (&StoreId, &Heard)| {
-            (self.ticks == heard.at + patience).then_some(*store)
+            (self.ticks == heard.alive_at + patience).then_some(*store)
         };
         self.heard.iter().filter_map(is_silent).collect()
     }

@@ -7,7 +7,7 @@
 //!    ([`crate::credits`]); those that found none stay touched, and the first of them begins the next round.
 //!
 //! Replicas that sleep are not ticked. What is for one wakes it, and so does a change of a store that it minds
-//! ([`super::neighbours`]). A look at a few at each tick, at all within the time between two reports, lets sleeping
+//! ([`super::neighbours`]). At each tick a few are looked at, and all of them between two reports, so that sleeping
 //! leaders report.
 //!
 //! **Invariant.** Nothing of a replica is touched but in a round of its worker, so two regions never wait for
@@ -99,6 +99,7 @@ impl RaftWorker {
             }
             if peer.is_asleep() && self.awake.remove(&region_id) {
                 self.neighbours.share(peer.region());
+                self.neighbours.rely_on(peer.region(), |store| peer.minds(store));
                 self.environment.counters.replicas_asleep.fetch_add(1, Ordering::Relaxed);
             }
             if peer.is_buried() {
@@ -150,7 +151,10 @@ impl RaftWorker {
                 self.peer(region_id).into_iter().for_each(|peer| peer.unreachable(to_peer.get()));
             }
             WorkerMessage::CutLog { region_id } => {
-                self.peer(region_id).into_iter().for_each(Peer::cut_log);
+                // Only a leader can cut it: a follower is not woken for that.
+                if self.peers.get(&region_id).is_some_and(Peer::is_leader) {
+                    self.peer(region_id).into_iter().for_each(Peer::cut_log);
+                }
             }
             WorkerMessage::Alive { store_id, incarnation } => {
                 if self.neighbours.alive(store_id, incarnation) {
@@ -208,7 +212,7 @@ impl RaftWorker {
     /// Looks at as many replicas as are due, so that all are looked at in the time between two reports.
     fn look_at_some(&mut self, effects: &mut Effects) {
         let ticks = usize::try_from(self.environment.config.report_ticks).expect("a small number");
-        self.looks_due += self.peers.len();
+        self.looks_due += self.peers.len().max(1);
         for _ in 0..self.looks_due / ticks {
             self.look_at_next(effects);
         }

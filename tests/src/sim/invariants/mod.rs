@@ -83,7 +83,7 @@ invariants! {
     LEASE_SHUTS_OUT = "nobody comes to lead while another's lease is valid";
     SAME_DATA = "replicas that have applied the same have the same data";
     SLEEPERS_AGREE = "a leader falls asleep when all have what it has";
-    SLEEPERS_NOTICE = "nobody sleeps on when its leader's store is silent";
+    SLEEPERS_NOTICE = "nobody sleeps on when a store that it minds is silent";
     // Stores and their regions.
     NO_OVERLAP = "regions of a store do not overlap";
     PEER_HAS_ONE_PLACE = "a peer id belongs to one region on one store";

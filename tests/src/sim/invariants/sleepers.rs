@@ -1,5 +1,6 @@
 //! What must be true of replicas that hibernate: they miss nothing.
 
+use skerry_proto::metapb::Peer;
 use skerry_proto::raft_serverpb::RaftMessage;
 
 use super::super::node::Node;
@@ -7,7 +8,7 @@ use super::super::trace::SECOND;
 use super::replicas::describe;
 use super::*;
 
-/// How long a replica may go on sleeping while nothing comes from the store of its leader. Stores notice that after a
+/// How long a replica may go on sleeping while nothing comes from a store that it minds. Stores notice that after a
 /// second.
 const NOTICED_AFTER: Moment = 2 * SECOND;
 
@@ -25,7 +26,9 @@ impl Invariants {
             Some((node, self.shown[node.number].get(&status.region.id)?))
         });
         for (node, other) in others {
-            let has_all = other.term != status.term || other.last == status.last;
+            let last = status.last;
+            let is_equal = !other.is_asleep || (other.commit, other.applied) == (last, last);
+            let has_all = other.term != status.term || other.last == last && is_equal;
             hold(has_all, SLEEPERS_AGREE, || {
                 let leader = describe(&nodes[number], status);
                 format!("{leader}, but {}", describe(node, other))
@@ -40,22 +43,24 @@ impl Invariants {
         self.heard.insert((number, from), now);
     }
 
-    /// Looks at who sleeps although nothing comes from its leader's store, while its own does what it should.
+    /// Looks at who sleeps although nothing comes from a store that it minds, while its own does what it should: a
+    /// follower minds the store of its leader, a leader those of all members.
     pub fn sleepers_notice(&mut self, nodes: &[Node], now: Moment) -> Result<(), Broken> {
         let mut asleep = BTreeMap::new();
         for node in nodes {
             let stands_since = node.stalled.iter().copied().fold(node.paused_until, Moment::max);
             let is_well = node.store.is_some() && stands_since <= now;
             for status in self.shown[node.number].values().filter(|status| status.is_asleep) {
-                let region = &status.region;
-                let leader = region.peers.iter().find(|peer| peer.id == status.leader);
-                let Some(leader) = leader.filter(|_| is_well && !status.is_leader) else {
-                    continue;
-                };
-                let place = (node.number, node.life, region.id);
+                let minded = status.region.peers.iter().filter(|peer| match status.is_leader {
+                    true => peer.id != status.peer.id,
+                    false => peer.id == status.leader,
+                });
+                let heard = |peer: &Peer| self.heard.get(&(node.number, peer.store_id));
+                let heard = minded.map(|peer| heard(peer).copied().unwrap_or(0)).min();
+                let Some(heard) = heard.filter(|_| is_well) else { continue };
+                let place = (node.number, node.life, status.region.id);
                 let since = self.asleep.get(&place).copied().unwrap_or(now);
-                let heard = self.heard.get(&(node.number, leader.store_id)).copied();
-                let silent = now - since.max(stands_since).max(heard.unwrap_or(0));
+                let silent = now - since.max(stands_since).max(heard);
                 hold(silent <= NOTICED_AFTER, SLEEPERS_NOTICE, || describe(node, status))?;
                 asleep.insert(place, since);
             }
