@@ -271,7 +271,7 @@ pub(super) const GOALS: &[Goal] = &[
         Both(8.0, 3.0),
         Source::Event("failover", 10_000, BACK_MOST),
         "Sleepers notice together that a store is silent, and seven thousand elections on two cores take seconds. \
-         Next: as for P16.",
+         Next: whoever has the newest log stands first.",
     ),
     little(
         "P18",
