@@ -19,10 +19,10 @@ use prost::Message;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 
-/// What differs from the public definition on purpose. All of it is in the format of our own raft
+/// What differs from the public definition on purpose. Nearly all of it is in the format of our own raft
 /// log, which no program but ours reads: column families are an enum and not a text, and a command
 /// is one alternative of several instead of a type beside optional fields.
-/// `proto/raft_cmdpb.proto` says why.
+/// `proto/raft_cmdpb.proto` says why. The rest is what our stores tell each other about hibernation.
 const ONLY_OURS: &str = "
 enum raft_cmdpb.ColumnFamily 0 DEFAULT -
 enum raft_cmdpb.ColumnFamily 1 LOCK -
@@ -38,6 +38,13 @@ field raft_cmdpb.AdminRequest 4 compact_log raft_cmdpb.CompactLogRequest (oneof 
 field raft_cmdpb.AdminRequest 5 transfer_leader raft_cmdpb.TransferLeaderRequest (oneof command)
 field raft_cmdpb.AdminRequest 10 splits raft_cmdpb.BatchSplitRequest (oneof command)
 field raft_cmdpb.AdminRequest 11 change_peer_v2 raft_cmdpb.ChangePeerV2Request (oneof command)
+enum raft_serverpb.ExtraMessageType 100 MsgStoreAlive -
+field raft_serverpb.ExtraMessage 100 rest raft_serverpb.Rest
+field raft_serverpb.ExtraMessage 101 incarnation uint64
+message raft_serverpb.Rest - - -
+field raft_serverpb.Rest 1 term uint64
+field raft_serverpb.Rest 2 index uint64
+field raft_serverpb.Rest 3 round uint64
 ";
 
 /// Packages of which the public definition knows nothing. Programs that do not either answer UNIMPLEMENTED.
