@@ -563,6 +563,29 @@ mod tests {
     }
 
     #[test]
+    fn what_a_region_did_before_it_fell_asleep_counts_as_little_later_however_seldom_it_is_reported()
+     {
+        let at = |seconds| Moment { monotonic: Duration::from_secs(seconds), wall_ms: 0 };
+        let report = |bytes_written, start_timestamp, end_timestamp| RegionHeartbeatRequest {
+            bytes_written,
+            interval: Some(TimeInterval { start_timestamp, end_timestamp }),
+            ..RegionHeartbeatRequest::default()
+        };
+        let busy = RegionRecord::reported(report(960_000, 1, 61), None, at(60));
+        assert_eq!(busy.rate(), 8_000);
+        let calm = |reports: u64| {
+            let each = 300 / reports;
+            let mut record = busy.clone();
+            for number in 0..reports {
+                let (start, end) = (61 + number * each, 61 + (number + 1) * each);
+                record = RegionRecord::reported(report(0, start, end), Some(&record), at(end));
+            }
+            record.rate()
+        };
+        assert_eq!((calm(5), calm(1)), (8_000 / 32, 8_000 / 32));
+    }
+
+    #[test]
     fn sizes_are_kept_until_they_are_known_and_never_round_to_nothing() {
         let report = |size, keys| RegionHeartbeatRequest {
             approximate_size: size,

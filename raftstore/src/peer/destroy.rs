@@ -12,9 +12,7 @@
 
 use prost::Message as _;
 use skerry_proto::metapb;
-use skerry_proto::raft_serverpb::{
-    ExtraMessage, ExtraMessageType, PeerState, RaftMessage, RegionLocalState,
-};
+use skerry_proto::raft_serverpb::{ExtraMessageType, PeerState, RegionLocalState};
 use skerry_proto::types::PeerId;
 use slog::info;
 
@@ -193,19 +191,8 @@ impl Peer {
             .chain(self.addresses.values().copied())
             .filter(|peer| peer.store() != self.environment.store_id)
             .collect();
-        for to_peer in others {
-            let extra = ExtraMessage {
-                r#type: ExtraMessageType::MsgCheckStalePeer.into(),
-                ..ExtraMessage::default()
-            };
-            effects.send.push(RaftMessage {
-                region_id: self.region().id,
-                from_peer: Some(self.peer),
-                to_peer: Some(to_peer),
-                region_epoch: Some(self.epoch_for(to_peer.peer_id())),
-                extra_msg: Some(extra),
-                ..RaftMessage::default()
-            });
+        for other in others {
+            self.send_extra(other, ExtraMessageType::MsgCheckStalePeer, None, effects);
         }
     }
 }

@@ -65,6 +65,7 @@ mod snapshot;
 mod split;
 mod step;
 mod storage;
+mod turns;
 
 pub use self::step::tombstone_for;
 
@@ -405,24 +406,16 @@ impl Peer {
     }
 
     /// The crate draws election timeouts from the system's chance; a run must be repeatable, so ours take the
-    /// place of its own after everything that may have drawn one. Members of a region take turns: each has a part of
-    /// the time to itself, another one in every term, with a pause behind it as long as the part, so that they hardly
-    /// ever divide the votes by standing at once.
+    /// place of its own after everything that may have drawn one.
     fn pin_election_timeout(&mut self) {
-        let region = self.raft_group.store().region();
-        let before = region.peers.iter().filter(|peer| peer.id < self.peer.id).count() as u64;
-        let members = region.peers.len().max(1) as u64;
-        let shortest = self.environment.config.election_ticks;
         let raft = &self.raft_group.raft;
-        let shared = splitmix64(splitmix64(region.id) ^ raft.term);
         let own = [self.peer.id, raft.term, raft.state as u64]
             .iter()
             .fold(splitmix64(self.environment.seed), |mixed, part| splitmix64(mixed ^ part));
-        let spread = u64::try_from(shortest).expect("a small number");
-        let turn = (before + shared % members) % members;
-        let more = turn * spread / members + own % (spread / members / 2).max(1);
-        let more = usize::try_from(more).expect("below the shortest");
-        self.raft_group.raft.set_randomized_election_timeout(shortest + more);
+        let shortest = self.environment.config.election_ticks;
+        let timeout =
+            turns::election_timeout(self.region(), self.peer.id, raft.term, own, shortest);
+        self.raft_group.raft.set_randomized_election_timeout(timeout);
     }
 
     /// Role or term have changed: what rests on the former ones ends.

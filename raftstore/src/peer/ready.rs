@@ -13,8 +13,9 @@
 use prost::bytes::Bytes;
 use protobuf::Message as _;
 use raft::eraftpb::{Entry, Message, MessageType};
-use raft::{Ready, StateRole};
-use skerry_proto::raft_serverpb::RaftMessage;
+use raft::{INVALID_ID, Ready, StateRole};
+use skerry_proto::metapb;
+use skerry_proto::raft_serverpb::{ExtraMessage, ExtraMessageType, RaftMessage, Rest};
 use skerry_proto::types::PeerId;
 
 use super::Peer;
@@ -207,6 +208,28 @@ impl Peer {
             region_epoch: Some(self.epoch_for(to_peer.peer_id())),
             start_key,
             end_key,
+            ..RaftMessage::default()
+        });
+    }
+
+    /// Says something beside raft.
+    pub(super) fn send_extra(
+        &self,
+        to: metapb::Peer,
+        kind: ExtraMessageType,
+        rest: Option<Rest>,
+        effects: &mut Effects,
+    ) {
+        if to.id == INVALID_ID {
+            return;
+        }
+        let extra = ExtraMessage { r#type: kind.into(), rest, ..ExtraMessage::default() };
+        effects.send.push(RaftMessage {
+            region_id: self.region().id,
+            from_peer: Some(self.peer),
+            to_peer: Some(to),
+            region_epoch: Some(self.epoch_for(to.peer_id())),
+            extra_msg: Some(extra),
             ..RaftMessage::default()
         });
     }

@@ -26,9 +26,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use raft::{INVALID_ID, StateRole};
+use raft::StateRole;
 use skerry_proto::metapb::{self, PeerRole};
-use skerry_proto::raft_serverpb::{ExtraMessage, ExtraMessageType, RaftMessage, Rest};
+use skerry_proto::raft_serverpb::{ExtraMessageType, Rest};
 use skerry_proto::types::{PeerId, StoreId};
 
 use super::Peer;
@@ -240,26 +240,5 @@ impl Peer {
 
     fn is_alone(&self) -> bool {
         self.region().peers.len() == 1
-    }
-
-    fn send_extra(
-        &self,
-        to: metapb::Peer,
-        kind: ExtraMessageType,
-        rest: Option<Rest>,
-        effects: &mut Effects,
-    ) {
-        if to.id == INVALID_ID {
-            return;
-        }
-        let extra = ExtraMessage { r#type: kind.into(), rest, ..ExtraMessage::default() };
-        effects.send.push(RaftMessage {
-            region_id: self.region().id,
-            from_peer: Some(self.peer),
-            to_peer: Some(to),
-            region_epoch: Some(self.epoch_for(to.peer_id())),
-            extra_msg: Some(extra),
-            ..RaftMessage::default()
-        });
     }
 }

@@ -56,6 +56,8 @@ struct Cluster {
     muted: Option<u64>,
     /// The same on their way to one store.
     muted_to: Option<(u64, u64)>,
+    /// An actor that takes no turn, and its store.
+    hanging: Option<(u64, usize)>,
 }
 
 /// Messages that are kept for tests that look at them.
@@ -106,6 +108,7 @@ impl Cluster {
             overheard: VecDeque::new(),
             muted: None,
             muted_to: None,
+            hanging: None,
         }
     }
 
@@ -130,9 +133,10 @@ impl Cluster {
         loop {
             let mut sent = Vec::new();
             let mut idle = true;
-            for machine in self.machines.values_mut() {
+            for (store, machine) in &mut self.machines {
                 for actor in 0..machine.store.actors() {
-                    while machine.store.has_work(actor) {
+                    let hangs = self.hanging == Some((*store, actor));
+                    while !hangs && machine.store.has_work(actor) {
                         machine.store.turn(actor).expect("nothing fails");
                         replaced::assert_promises_are_kept(machine);
                         idle = false;

@@ -1,5 +1,7 @@
 //! Hibernation: who falls asleep, what wakes whom, and that nobody misses anything.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 
 const NOBODY: [u64; 0] = [];
@@ -20,6 +22,12 @@ impl Cluster {
             machine.store.inspect().iter().any(|status| status.region.id == 1 && status.is_asleep)
         };
         self.machines.iter().filter(|(_, it)| sleeps(it)).map(|(store, _)| *store).collect()
+    }
+
+    /// What each store shows on its metrics page: how many of its replicas sleep.
+    fn counted_asleep(&self) -> Vec<u64> {
+        let counters = self.machines.values().map(|it| &it.store.environment.counters);
+        counters.map(|counters| counters.replicas_asleep.load(Ordering::Relaxed)).collect()
     }
 
     /// What was sent in so many ticks: of regions, and of stores for themselves.
@@ -58,12 +66,12 @@ fn a_write_wakes_all_and_a_while_later_they_sleep_again() {
     let term = cluster.leader(1).1.term;
     done(cluster.put(1, "k", "new"));
     cluster.run(3);
-    assert_eq!(cluster.sleepers(), NOBODY);
+    assert_eq!((cluster.sleepers(), cluster.counted_asleep()), (NOBODY.to_vec(), vec![0, 0, 0]));
     for store in 1..=3 {
         assert_eq!(cluster.value_on(store, "k").as_deref(), Some("new"));
     }
     cluster.run(20);
-    assert_eq!(cluster.sleepers(), [1, 2, 3]);
+    assert_eq!((cluster.sleepers(), cluster.counted_asleep()), (vec![1, 2, 3], vec![1, 1, 1]));
     assert_eq!(cluster.leader(1).1.term, term, "nobody was elected");
 }
 
@@ -194,4 +202,69 @@ fn a_sleeping_leader_reports_every_five_minutes_and_wakes_nobody_for_it() {
     cluster.run(5 * 600);
     assert_eq!(cluster.machine(leader).store.take_reports().len(), 1);
     assert_eq!(cluster.sleepers(), [1, 2, 3]);
+}
+
+#[test]
+fn a_store_is_silent_while_one_of_its_workers_hangs() {
+    let mut cluster = Cluster::new(3, 3);
+    let two_workers = || RaftConfig { workers: 2, ..config() };
+    (1..=3).for_each(|store| cluster.reopen(store, two_workers()));
+    cluster.run(40);
+    // The other worker shares this one with the same stores, and would go on saying that its store lives.
+    let former = cluster.leader(1).0;
+    let worker_of = |cluster: &Cluster, region_id: u64| {
+        cluster.machines[&former].store.environment.worker_of(RegionId::new(region_id))
+    };
+    let worker = worker_of(&cluster, 1);
+    let other = (50..).find(|region_id| worker_of(&cluster, *region_id) != worker);
+    cluster.split(1, "m", other.expect("it has regions"));
+    cluster.run(30);
+    assert_eq!(cluster.counted_asleep(), [2, 2, 2]);
+    assert_eq!(cluster.leader(1).0, former);
+    cluster.hanging = Some((former, worker));
+    let led_by = |cluster: &Cluster| {
+        let others = cluster.machines.iter().filter(|(store, _)| **store != former);
+        let mut statuses = others.flat_map(|(_, machine)| machine.store.inspect());
+        statuses.any(|status| status.region.id == 1 && status.is_leader)
+    };
+    let ticks = (0..100).find(|_| {
+        cluster.run(1);
+        led_by(&cluster)
+    });
+    assert!(ticks.is_some_and(|ticks| (10..=2 * 10 + 10).contains(&ticks)), "{ticks:?}");
+    cluster.hanging = None;
+    cluster.run(40);
+    assert_eq!(cluster.counted_asleep(), [2, 2, 2]);
+}
+
+#[test]
+fn stores_that_share_no_region_any_more_say_nothing_to_each_other() {
+    let mut cluster = Cluster::asleep();
+    let leader = cluster.leader(1).0;
+    let emptied = 1 + leader % 3;
+    cluster.change(1, &[(ConfChangeType::RemoveNode, peer(10 + emptied, emptied))]);
+    // Whom they share regions with is looked at with all the rest, within a minute.
+    cluster.run(2 * 600);
+    cluster.sent_in(40);
+    let concerns = |store: u64| {
+        let peers = cluster.overheard.iter().flat_map(|it| [it.from_peer, it.to_peer]);
+        peers.flatten().any(|peer| peer.store_id == store)
+    };
+    assert!(concerns(leader) && !concerns(emptied));
+}
+
+#[test]
+fn a_log_that_shall_be_cut_wakes_no_follower() {
+    let mut cluster = Cluster::asleep();
+    let leader = cluster.leader(1).0;
+    let mut order = |store: u64| {
+        let message = WorkerMessage::CutLog { region_id: RegionId::new(1) };
+        cluster.machine(store).store.workers[0].1.push_back(message);
+        cluster.settle();
+        cluster.sleepers()
+    };
+    for follower in (1..=3).filter(|store| *store != leader) {
+        assert_eq!(order(follower), [1, 2, 3]);
+    }
+    assert!(!order(leader).contains(&leader), "it has heard of it");
 }
