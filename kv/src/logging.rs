@@ -102,7 +102,7 @@ where
     let (queue, writer) = slog_async::Async::new(drain)
         .chan_size(LINES_WAITING_MAX)
         .overflow_strategy(slog_async::OverflowStrategy::DropAndReport)
-        .thread_name("log-writer".to_string())
+        .thread_name("logging".to_string())
         .build_with_guard();
     let filtered = slog::LevelFilter::new(queue, level.level()).ignore_res();
     Logging { logger: Logger::root(filtered, slog::o!()), _writer: writer }

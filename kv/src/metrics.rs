@@ -13,7 +13,12 @@ use prometheus::{
     CounterVec, Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts,
     Registry, TextEncoder,
 };
-use skerry_raftstore::time::{Clock, SystemClock};
+
+mod process;
+
+pub use process::{
+    cpu_seconds, resident_bytes, resident_bytes_of, started, thread_seconds, written_bytes,
+};
 
 /// Upper ends of the buckets for durations, in seconds: from a read out of memory to a stuck disk.
 const SECONDS: &[f64] = &[
@@ -83,7 +88,7 @@ impl Metrics {
             scheduler_requests: IntCounterVec::new(scheduler_requests, &["kind", "result"])
                 .expect(WELL_FORMED),
             scheduler_connected: IntGauge::with_opts(connected).expect(WELL_FORMED),
-            sources: Mutex::new(vec![Box::new(process)]),
+            sources: Mutex::new(vec![Box::new(process::readings)]),
         };
         metrics.register(metrics.rpc_requests.clone());
         metrics.register(metrics.rpc_seconds.clone());
@@ -159,70 +164,6 @@ fn family(readings: &[Reading]) -> Vec<MetricFamily> {
         gauges.with_label_values(&values).set(reading.value);
     }
     gauges.collect()
-}
-
-/// Memory, files and age of this process.
-fn process() -> Vec<Reading> {
-    let uptime = SystemClock.monotonic().saturating_sub(started());
-    let mut readings = vec![Reading {
-        value: uptime.as_secs_f64(),
-        ..Reading::new("process_uptime_seconds", "How long the process has run.", 0)
-    }];
-    if let Some(bytes) = resident_bytes() {
-        let (name, help) =
-            ("process_resident_memory_bytes", "Memory of the process that is in RAM.");
-        readings.push(Reading::new(name, help, bytes));
-    }
-    if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
-        let help = "Files and connections that the process has open.";
-        readings.push(Reading::new("process_open_fds", help, files.count() as u64));
-    }
-    readings
-}
-
-/// Memory of this process that is in RAM, where the system says so.
-pub fn resident_bytes() -> Option<u64> {
-    resident("self")
-}
-
-/// Memory of another process that is in RAM, where the system says so.
-pub fn resident_bytes_of(process: u32) -> Option<u64> {
-    resident(&process.to_string())
-}
-
-fn resident(process: &str) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes << 10)
-}
-
-/// Clock ticks of the kernel in a second, in which it counts the time of processes.
-const KERNEL_TICKS: f64 = 100.0;
-
-/// Time on processors that a process has taken, this one if none is named, in seconds; 0 where the system does not
-/// say so.
-pub fn cpu_seconds(process: Option<u32>) -> f64 {
-    let process = process.map_or("self".to_string(), |process| process.to_string());
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The name of the process ends so, and may hold anything.
-    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
-    // In user mode and in the kernel: fields 14 and 15, counted from 1 and with the two before these.
-    let ticks = fields.split(' ').skip(11).take(2);
-    ticks.map(|ticks| ticks.parse().unwrap_or(0.0)).sum::<f64>() / KERNEL_TICKS
-}
-
-/// Bytes that a process has had written to disks, where the system says so.
-pub fn written_bytes(process: u32) -> Option<u64> {
-    let counts = std::fs::read_to_string(format!("/proc/{process}/io")).ok()?;
-    let count = counts.lines().find_map(|line| line.strip_prefix("write_bytes:"))?;
-    count.trim().parse().ok()
-}
-
-/// When this was first asked, which `main` does at once: the reading uptimes are measured from.
-pub fn started() -> Duration {
-    static STARTED: std::sync::OnceLock<Duration> = std::sync::OnceLock::new();
-    *STARTED.get_or_init(|| SystemClock.monotonic())
 }
 
 #[cfg(test)]
