@@ -7,14 +7,18 @@
 //! fdatasync, and RocksDB's synced puts by 64 threads. A row is told with both; where they differ by over a quarter,
 //! it says so.
 //!
+//! A second table has the profile of each row ([`skerry_benches::profile`]), and the part of the time that one store's
+//! log writer spends in syncs if each takes as long as the reference. Where neither the processors nor the syncs are
+//! busy, threads wait for each other.
+//!
 //! `make bench-store ARGS="regions=1,64 clients=64 values=100 seconds=3 stores=3 logs=raft-engine"` chooses.
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
+use skerry_benches::profile::{Profile, Watch};
 use skerry_benches::{SyncProbe, in_parallel, key, plain_rocks, put_into, synced, value};
-use skerry_kv::metrics::cpu_seconds;
 use skerry_proto::metapb::Region;
 use skerry_raftstore::config::RaftConfig;
 use skerry_raftstore::reply::Outcome;
@@ -122,13 +126,11 @@ impl Clients<'_> {
 
 /// What a row shows.
 struct Row {
-    puts: f64,
     median_ms: f64,
     slow_ms: f64,
     syncs: f64,
     amplification: f64,
-    /// Of all stores and the clients, in microseconds. It tells more than the rate where others use the machine.
-    cpu_us: f64,
+    profile: Profile,
 }
 
 fn measure(layout: &Layout, clients: u64, value_bytes: usize, seconds: u64) -> Row {
@@ -138,7 +140,6 @@ fn measure(layout: &Layout, clients: u64, value_bytes: usize, seconds: u64) -> R
     let (ended, answers) = sync_channel(2 * clients as usize);
     let regions = cluster.regions().to_vec();
     let mut all = Clients { cluster: &cluster, regions: &regions, value_bytes, ended, next: 0 };
-    let clock = SystemClock;
     drive(&mut all, &answers, clients, Duration::from_secs(1));
     let counters = cluster.store(1).counters();
     let count = || {
@@ -146,24 +147,22 @@ fn measure(layout: &Layout, clients: u64, value_bytes: usize, seconds: u64) -> R
         (bytes.load(Ordering::Relaxed), syncs.load(Ordering::Relaxed))
     };
     let (bytes_before, syncs_before) = count();
-    let cpu_before = cpu_seconds(None);
-    let began = clock.monotonic();
+    let watch = Watch::start();
     let mut times = drive(&mut all, &answers, clients, Duration::from_secs(seconds));
-    let took = (clock.monotonic() - began).as_secs_f64();
+    let profile = watch.profile(times.len() as u64);
+    let took = times.len() as f64 / profile.rate();
     let (bytes, syncs) = count();
-    let cpu = cpu_seconds(None) - cpu_before;
     drop(all);
     cluster.stop();
     times.sort_unstable();
     let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e3;
     let user_bytes = times.len() * (10 + value_bytes);
     Row {
-        puts: times.len() as f64 / took,
         median_ms: at(0.5),
         slow_ms: at(0.99),
         syncs: (syncs - syncs_before) as f64 / took,
         amplification: (bytes - bytes_before) as f64 / user_bytes as f64,
-        cpu_us: cpu * 1e6 / times.len() as f64,
+        profile,
     }
 }
 
@@ -222,6 +221,7 @@ fn main() {
         "| raft log | stores | regions | clients | value | puts/s | of RocksDB | p50 ms | p99 ms | syncs/s | CPU us a put | log bytes per byte | fdatasync us | RocksDB puts/s |"
     );
     println!("|{}", " --- |".repeat(14));
+    let mut profiles = Vec::new();
     let mut before = reference();
     for log in &choice.logs {
         for &regions in &choice.regions {
@@ -236,23 +236,34 @@ fn main() {
                     let row = measure(&layout, clients, value_bytes, choice.seconds);
                     let after = reference();
                     let rocks = (before.rocks_puts + after.rocks_puts) / 2.0;
+                    let sync_us = (before.sync_us + after.sync_us) / 2.0;
                     let apart = (before.rocks_puts - after.rocks_puts).abs() / rocks;
                     let noise = if apart > REFERENCE_TOLERANCE { " (noisy)" } else { "" };
                     println!(
                         "| {log} | {} | {regions} | {clients} | {value_bytes} | {:.0} | {:.2}{noise} | {:.2} | {:.2} | {:.0} | {:.1} | {:.2} | {:.0} | {rocks:.0} |",
                         choice.stores,
-                        row.puts,
-                        row.puts / rocks,
+                        row.profile.rate(),
+                        row.profile.rate() / rocks,
                         row.median_ms,
                         row.slow_ms,
                         row.syncs,
-                        row.cpu_us,
+                        row.profile.cpu_us(),
                         row.amplification,
-                        (before.sync_us + after.sync_us) / 2.0,
+                        sync_us,
                     );
+                    profiles.push(format!(
+                        "| {log} | {} | {regions} | {clients} | {value_bytes} | {} | {:.0}% |",
+                        choice.stores,
+                        row.profile.cells(),
+                        row.syncs * sync_us / 1e4,
+                    ));
                     before = after;
                 }
             }
         }
     }
+    println!();
+    println!("| raft log | stores | regions | clients | value | {} | in syncs |", Profile::heads());
+    println!("|{}", " --- |".repeat(14));
+    profiles.iter().for_each(|profile| println!("{profile}"));
 }

@@ -13,6 +13,8 @@
 //! | gets by key, in batches of 64, at a timestamp | RocksDB's gets by one thread, cached | keys per second |
 //! | scans of 100 keys with ten versions | the same with one version | time, so less is better |
 //!
+//! A second table tells which threads the processor time of each line goes to, over all rounds.
+//!
 //! `make bench-txn ARGS="clients=64 seconds=1 rounds=5 keys=100000"` chooses; `only=raw,1pc` leaves lines out, for a
 //! profiler.
 
@@ -25,8 +27,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use skerry_benches::profile::{Profile, Watch};
 use skerry_benches::{plain_rocks, value};
-use skerry_kv::metrics::cpu_seconds;
 use skerry_kv::mvcc::{Key, ReadRules};
 use skerry_kv::raw::{Ordering as PutOrdering, Put, RawLimits, RawStore};
 use skerry_kv::storage::{ApiVersion, Permits, ReplicatedStorage, RequestContext, Storage};
@@ -354,22 +356,14 @@ fn read_key(many: bool, number: u64) -> Bytes {
     format!("{}{number:012}", if many { "many" } else { "once" }).into()
 }
 
-/// What closed loops came to.
-#[derive(Clone, Copy)]
-struct Rate {
-    a_second: f64,
-    /// Processor time of one, of all stores and clients. It tells more than the rate where others use the machine.
-    cpu_us: f64,
-}
-
 /// Runs `operation` in `clients` closed loops for a while.
 async fn rate<F: Future<Output = ()> + 'static>(
     clients: u64,
     seconds: f64,
     operation: impl Fn(u64) -> F + Clone + 'static,
-) -> Rate {
-    let (began, cpu_before) = (SystemClock.monotonic(), cpu_seconds(None));
-    let end = began + Duration::from_secs_f64(seconds);
+) -> Profile {
+    let watch = Watch::start();
+    let end = SystemClock.monotonic() + Duration::from_secs_f64(seconds);
     let client = |client: u64| {
         let operation = operation.clone();
         spawn_local(async move {
@@ -386,16 +380,13 @@ async fn rate<F: Future<Output = ()> + 'static>(
     for client in clients {
         done += client.await.expect("a client does not panic");
     }
-    Rate {
-        a_second: done as f64 / (SystemClock.monotonic() - began).as_secs_f64(),
-        cpu_us: (cpu_seconds(None) - cpu_before) * 1e6 / done as f64,
-    }
+    watch.profile(done)
 }
 
 /// What RocksDB does with the same keys on one thread.
-fn rocks_gets(rocks: &rocksdb::DB, keys: u64, seconds: f64) -> Rate {
-    let (began, cpu_before) = (SystemClock.monotonic(), cpu_seconds(None));
-    let end = began + Duration::from_secs_f64(seconds);
+fn rocks_gets(rocks: &rocksdb::DB, keys: u64, seconds: f64) -> Profile {
+    let watch = Watch::start();
+    let end = SystemClock.monotonic() + Duration::from_secs_f64(seconds);
     let mut done: u64 = 0;
     while SystemClock.monotonic() < end {
         for number in 0..BATCH as u64 {
@@ -404,10 +395,7 @@ fn rocks_gets(rocks: &rocksdb::DB, keys: u64, seconds: f64) -> Rate {
         }
         done += BATCH as u64;
     }
-    Rate {
-        a_second: done as f64 / (SystemClock.monotonic() - began).as_secs_f64(),
-        cpu_us: (cpu_seconds(None) - cpu_before) * 1e6 / done as f64,
-    }
+    watch.profile(done)
 }
 
 /// One line of the result, over all rounds.
@@ -416,7 +404,8 @@ struct Line {
     /// What the goal is about: the ratio in words.
     of: &'static str,
     rates: Vec<f64>,
-    cpu_us: Vec<f64>,
+    /// Of all rounds.
+    profile: Profile,
     ratios: Vec<f64>,
     /// Goal and floor; less is better if the goal is above 1.
     goal: Option<(f64, f64)>,
@@ -437,20 +426,20 @@ impl Table {
         &mut self,
         name: &str,
         of: &'static str,
-        rate: Rate,
+        profile: &Profile,
         ratio: f64,
         goal: Option<(f64, f64)>,
     ) {
         let line = match self.0.iter().position(|line| line.name == name) {
             Some(known) => &mut self.0[known],
             None => {
-                let (rates, cpu_us, ratios) = Default::default();
-                self.0.push(Line { name: name.to_string(), of, rates, cpu_us, ratios, goal });
+                let (rates, profile, ratios) = Default::default();
+                self.0.push(Line { name: name.to_string(), of, rates, profile, ratios, goal });
                 self.0.last_mut().expect("it was pushed")
             }
         };
-        line.rates.push(rate.a_second);
-        line.cpu_us.push(rate.cpu_us);
+        line.rates.push(profile.rate());
+        line.profile.add(profile);
         line.ratios.push(ratio);
     }
 
@@ -459,7 +448,7 @@ impl Table {
             "| what | a second | CPU us each | ratio | of what | goal | floor | spread of the ratio |"
         );
         println!("|{}", " --- |".repeat(8));
-        for Line { name, of, rates, cpu_us, ratios, goal } in &self.0 {
+        for Line { name, of, rates, profile, ratios, goal } in &self.0 {
             let (low, high) = ratios.iter().fold((f64::MAX, f64::MIN), |(low, high), ratio| {
                 (low.min(*ratio), high.max(*ratio))
             });
@@ -469,9 +458,15 @@ impl Table {
             println!(
                 "| {name} | {:.0} | {:.1} | {:.2} | {of} | {goal} | {floor} | {low:.2} to {high:.2} |",
                 median(rates),
-                median(cpu_us),
+                profile.cpu_us(),
                 median(ratios),
             );
+        }
+        println!();
+        println!("| what | {} |", Profile::heads());
+        println!("|{}", " --- |".repeat(9));
+        for line in &self.0 {
+            println!("| {} | {} |", line.name, line.profile.cells());
         }
     }
 }
@@ -483,46 +478,45 @@ async fn writes(world: &Rc<World>, choice: &Choice, clients: u64, table: &mut Ta
         let own = own();
         rate(clients, seconds, move |_| Rc::clone(&own).raw_put()).await
     };
-    let ratio = |rate: Rate| rate.a_second / puts.a_second;
-    table.add(&name("raw puts"), "itself", puts, 1.0, None);
+    let ratio = |of: &Profile| of.rate() / puts.rate();
+    table.add(&name("raw puts"), "itself", &puts, 1.0, None);
     if choice.wants("1pc") {
         let own = own();
         let done = rate(clients, seconds, move |_| Rc::clone(&own).one_phase()).await;
-        table.add(&name("one phase"), "raw puts", done, ratio(done), Some((0.85, 0.70)));
+        table.add(&name("one phase"), "raw puts", &done, ratio(&done), Some((0.85, 0.70)));
     }
     if choice.wants("2pc") {
         let own = own();
         let done = rate(clients, seconds, move |_| Rc::clone(&own).two_phases()).await;
         world.settle().await;
         let goal = Some((0.50, 0.35));
-        table.add(&name("two phases, two regions"), "raw puts", done, ratio(done), goal);
-        let keys = Rate { a_second: 2.0 * done.a_second, cpu_us: done.cpu_us / 2.0 };
-        table.add(&name("the same, keys"), "raw puts", keys, ratio(keys), None);
+        table.add(&name("two phases, two regions"), "raw puts", &done, ratio(&done), goal);
+        let keys = done.counted_as(2);
+        table.add(&name("the same, keys"), "raw puts", &keys, ratio(&keys), None);
     }
     if choice.wants("pessimistic") {
         let own = own();
         let done = rate(clients, seconds, move |_| Rc::clone(&own).pessimistic()).await;
-        table.add(&name("pessimistic, one phase"), "raw puts", done, ratio(done), None);
+        table.add(&name("pessimistic, one phase"), "raw puts", &done, ratio(&done), None);
     }
 }
 
 async fn reads(world: &Rc<World>, choice: &Choice, rocks: &rocksdb::DB, table: &mut Table) {
     let (keys, seconds, own) = (choice.keys, choice.seconds, || Rc::clone(world));
     let reference = rocks_gets(rocks, keys, seconds);
-    let ratio = |rate: Rate| rate.a_second / reference.a_second;
-    table.add("reference: RocksDB, cached gets", "itself", reference, 1.0, None);
+    let ratio = |of: &Profile| of.rate() / reference.rate();
+    table.add("reference: RocksDB, cached gets", "itself", &reference, 1.0, None);
     if choice.wants("get") {
         let own = own();
         let done = rate(1, seconds, move |draw| Rc::clone(&own).get(draw, keys)).await;
-        table.add("snapshot gets, one client", "RocksDB's gets", done, ratio(done), None);
+        table.add("snapshot gets, one client", "RocksDB's gets", &done, ratio(&done), None);
     }
     if choice.wants("batch") {
         let own = own();
         let done = rate(1, seconds, move |draw| Rc::clone(&own).batch_get(draw, keys)).await;
-        let batch = BATCH as f64;
-        let done = Rate { a_second: done.a_second * batch, cpu_us: done.cpu_us / batch };
+        let done = done.counted_as(BATCH as u64);
         let goal = Some((0.45, 0.25));
-        table.add("batched gets, one client, keys", "RocksDB's gets", done, ratio(done), goal);
+        table.add("batched gets, one client, keys", "RocksDB's gets", &done, ratio(&done), goal);
     }
     if choice.wants("scan") {
         let scan = |many| {
@@ -530,9 +524,9 @@ async fn reads(world: &Rc<World>, choice: &Choice, rocks: &rocksdb::DB, table: &
             rate(1, seconds, move |draw| Rc::clone(&own).scan(many, draw, keys))
         };
         let (once, many) = (scan(false).await, scan(true).await);
-        table.add("scans of 100 keys, one version", "itself", once, 1.0, None);
+        table.add("scans of 100 keys, one version", "itself", &once, 1.0, None);
         let name = "scans of 100 keys, ten versions: times the time";
-        table.add(name, "one version", many, once.a_second / many.a_second, Some((3.0, 3.0)));
+        table.add(name, "one version", &many, once.rate() / many.rate(), Some((3.0, 3.0)));
     }
 }
 

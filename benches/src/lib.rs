@@ -9,6 +9,7 @@
 
 pub mod compare;
 pub mod page;
+pub mod profile;
 
 use std::fs::File;
 use std::io::Write;
