@@ -63,6 +63,7 @@ pub struct Reporter {
     /// What was written to the regions led from here, and read of them, since the store last reported.
     written: FlowTally,
     read: FlowTally,
+    counted: Since,
     replies: Arc<Replies>,
     runtime: Handle,
     logger: Logger,
@@ -77,6 +78,34 @@ pub struct ReporterSettings {
     pub right_derive: bool,
     /// Length of a tick of raftstore.
     pub tick: Duration,
+}
+
+/// What a store has taken in and given out in an interval.
+#[derive(Clone, Debug)]
+pub struct StoreFlow {
+    /// Written to the regions that it leads.
+    pub written: Extent,
+    /// Read of them, and of those that it follows.
+    pub read: Extent,
+    /// Without it the scheduler could make no rate of these.
+    pub interval: pdpb::TimeInterval,
+}
+
+/// When something was counted last.
+#[derive(Debug)]
+struct Since(Mutex<Duration>);
+
+impl Since {
+    fn now(clock: &dyn Clock) -> Since {
+        Since(Mutex::new(clock.monotonic()))
+    }
+
+    /// The time that has passed, which is counted from its end on.
+    fn take(&self, clock: &dyn Clock) -> Range<Duration> {
+        let now = clock.monotonic();
+        let mut since = self.0.lock().expect("nothing panics while it holds this lock");
+        std::mem::replace(&mut *since, now)..now
+    }
 }
 
 impl Reporter {
@@ -95,6 +124,7 @@ impl Reporter {
             asking: Mutex::default(),
             written: FlowTally::default(),
             read: FlowTally::default(),
+            counted: Since::now(&SystemClock),
             replies: Replies::new(),
             runtime: Handle::current(),
             logger,
@@ -109,9 +139,13 @@ impl Reporter {
 
     /// What was written and what was read here since the last time: as leaders have reported it, and of reads those
     /// that followers have served.
-    pub fn take_flow(&self) -> (Extent, Extent) {
+    pub fn take_flow(&self) -> StoreFlow {
         let of_followers = self.store().map(|store| store.take_follower_reads());
-        (self.written.take(), self.read.take() + of_followers.unwrap_or_default())
+        StoreFlow {
+            written: self.written.take(),
+            read: self.read.take() + of_followers.unwrap_or_default(),
+            interval: by_the_calendar(&self.counted.take(&SystemClock), &SystemClock),
+        }
     }
 
     /// The store, while it runs.
@@ -404,6 +438,22 @@ mod tests {
     use skerry_raftstore::time::ManualClock;
 
     use super::*;
+
+    #[test]
+    fn what_a_store_counts_lies_in_one_interval_and_no_moment_in_two() {
+        let clock = ManualClock::at(1_700_000_000_000);
+        let counted = Since::now(&clock);
+        let mut ends = Vec::new();
+        for passed_ms in [10_000, 0, 12_500] {
+            clock.advance_ms(passed_ms);
+            let interval = by_the_calendar(&counted.take(&clock), &clock);
+            ends.push((
+                interval.start_timestamp - 1_700_000_000,
+                interval.end_timestamp - 1_700_000_000,
+            ));
+        }
+        assert_eq!(ends, [(0, 10), (10, 10), (10, 22)]);
+    }
 
     #[test]
     fn intervals_are_told_in_seconds_that_add_up_whatever_is_done_to_the_calendar() {

@@ -21,7 +21,7 @@ use crate::config::{Config, ServerConfig};
 use crate::logging::Escaped;
 use crate::metrics::{self, Reading, Source};
 use crate::net::heartbeats::{self, Registration, Vitals};
-use crate::net::reporter::Reporter;
+use crate::net::reporter::{Reporter, StoreFlow};
 use crate::storage::Storage;
 
 /// Answers the heartbeat task.
@@ -213,9 +213,10 @@ impl StoreVitals {
 
 impl Vitals for StoreVitals {
     fn store_stats(&self) -> pdpb::StoreStats {
-        let flow = self.reporter.as_ref().map(|reporter| reporter.take_flow());
-        let (written, read) = flow.unwrap_or_default();
+        let Some(reporter) = &self.reporter else { return self.stats() };
+        let StoreFlow { written, read, interval } = reporter.take_flow();
         pdpb::StoreStats {
+            interval: Some(interval),
             bytes_written: written.bytes,
             keys_written: written.keys,
             bytes_read: read.bytes,
