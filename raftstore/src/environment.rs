@@ -73,6 +73,8 @@ pub struct Counters {
     pub messages_refused: AtomicU64,
     /// Regions that were read whole to see where they should be cut.
     pub region_scans: AtomicU64,
+    /// Regions of which samples were read instead.
+    pub region_samples: AtomicU64,
     /// Messages of other stores that found no room.
     pub messages_dropped: AtomicU64,
     /// Replicas that hibernate now.

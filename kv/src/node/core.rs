@@ -211,6 +211,7 @@ fn of_log(counters: &Counters) -> Vec<Reading> {
             read(&counters.messages_refused),
         ),
         Reading::new("skerry_region_scans_total", SCANS, read(&counters.region_scans)),
+        Reading::new("skerry_region_samples_total", SAMPLES, read(&counters.region_samples)),
         Reading::new(
             "skerry_raft_dropped_messages_total",
             DROPPED,
@@ -230,6 +231,7 @@ const UNSENT: &str =
 const REFUSED: &str =
     "Raft messages that were malformed, or came right after a start and asked for a vote.";
 const SCANS: &str = "Regions that were read whole to see where they should be cut.";
+const SAMPLES: &str = "Regions of which samples were read for that, because they are large.";
 const DROPPED: &str = "Raft messages that found no room here; their senders repeat them.";
 const ASLEEP: &str = "Replicas that hibernate, because nothing happens in their regions.";
 const LOG_BYTES: &str = "Bytes that were written to the raft log.";

@@ -139,7 +139,8 @@ impl SplitCheck<'_> {
             };
             outlines.push((map, outline));
         }
-        Counters::add(&self.counters.region_scans, u64::from(is_read_whole));
+        let Counters { region_scans, region_samples, .. } = self.counters;
+        Counters::add(if is_read_whole { region_scans } else { region_samples }, 1);
         Ok(outlines)
     }
 
