@@ -86,14 +86,14 @@ impl FromStr for ByteSize {
     type Err = String;
 
     /// A whole number and a unit of 1,024s: `B`, `KiB`, `MiB`, `GiB`, `TiB`. Units of 1,000s are
-    /// refused rather than guessed at, because `MB` means either to different people.
+    /// refused rather than guessed at, because `MB` means either to different people; 0 needs none.
     fn from_str(text: &str) -> std::result::Result<ByteSize, String> {
         let digits = text.len() - text.trim_start_matches(|byte: char| byte.is_ascii_digit()).len();
         let (number, unit) = text.split_at(digits);
         let unit = unit.trim_start();
         let factor = match UNITS.iter().find(|(name, _)| *name == unit) {
             Some((_, bytes)) => *bytes,
-            None if unit == "B" => 1,
+            None if unit == "B" || text == "0" => 1,
             None => return Err(format!("{text:?} is not a size; write for example \"64MiB\"")),
         };
         let number: Option<u64> = number.parse().ok();
@@ -114,8 +114,30 @@ impl<'de> Deserialize<'de> for ByteSize {
     fn deserialize<D: Deserializer<'de>>(
         deserializer: D,
     ) -> std::result::Result<ByteSize, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
+        deserializer.deserialize_any(SizeVisitor)
+    }
+}
+
+/// Takes the text of a size, and numbers as if they had been written as text: 0 is one.
+struct SizeVisitor;
+
+impl de::Visitor<'_> for SizeVisitor {
+    type Value = ByteSize;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a size, for example \"64MiB\"")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> std::result::Result<ByteSize, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> std::result::Result<ByteSize, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> std::result::Result<ByteSize, E> {
+        self.visit_str(&number.to_string())
     }
 }
 

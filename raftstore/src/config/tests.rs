@@ -18,6 +18,7 @@ fn sizes_that_could_mean_two_things_are_refused() {
         assert!(refused.contains("is not a size"), "{refused}");
     }
     assert_eq!("64 MiB".parse(), Ok(ByteSize::mib(64)));
+    assert_eq!("0".parse(), Ok(ByteSize(0)));
 }
 
 proptest! {
