@@ -199,10 +199,11 @@ fn open_store(store_id: u64, home: &Path, layout: &Layout, regions: &[metapb::Re
 impl Transport for World {
     fn send(&self, messages: Vec<RaftMessage>) {
         let stores = self.stores.read().expect("no holder panics");
+        let mut of_stores: BTreeMap<u64, Vec<RaftMessage>> = BTreeMap::new();
         for message in messages {
             let (from, to) =
                 (message.from_peer.unwrap_or_default(), message.to_peer.unwrap_or_default());
-            let Some((receiver, target)) = stores.get(&to.store_id) else { continue };
+            let Some((_, target)) = stores.get(&to.store_id) else { continue };
             if let Some((sender, source)) = stores.get(&from.store_id) {
                 let carried = skerry_raftstore::snapshot::carry(source, target, &message);
                 if let Some(arrived) = carried {
@@ -210,7 +211,10 @@ impl Transport for World {
                     sender.snapshot_sent(region_id, PeerId::new(to.id), arrived);
                 }
             }
-            receiver.receive(message);
+            of_stores.entry(to.store_id).or_default().push(message);
+        }
+        for (store_id, of_store) in of_stores {
+            stores[&store_id].0.receive(of_store);
         }
     }
 }

@@ -209,7 +209,7 @@ fn receive_snapshot(stream: &mut TcpStream, wire: &Wire, message: RaftMessage) -
         }
     }
     incoming.finish()?;
-    store.receive(message);
+    store.receive([message]);
     wire.snapshots_received.fetch_add(1, Ordering::Relaxed);
     write_frame(stream, Kind::End, &[])
 }
@@ -233,7 +233,7 @@ fn serve(stream: &mut TcpStream, wire: &Wire) -> Result<()> {
     match kind {
         Kind::Raft => {
             let store = store_in(&wire.slot).ok_or("the node stops")?;
-            store.receive(RaftMessage::decode(&content[..])?);
+            store.receive([RaftMessage::decode(&content[..])?]);
             Ok(())
         }
         Kind::Snapshot => receive_snapshot(stream, wire, RaftMessage::decode(&content[..])?),

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use skerry_proto::raft_serverpb::{Done, SnapshotChunk};
+use skerry_proto::raft_serverpb::{Done, RaftMessage, SnapshotChunk};
 use skerry_proto::tikvpb::BatchRaftMessage;
 use skerry_proto::types::StoreId;
 use skerry_raftstore::store::threads::StoreHandle;
@@ -63,14 +63,16 @@ impl RaftInlet {
                 _ = stopping.wait_for(|stopping| *stopping) => None,
             };
             let Some(batch) = batch else { return Ok(Response::new(Done {})) };
-            for message in batch.msgs {
-                if message.to_peer.unwrap_or_default().store() != self.store_id {
-                    self.misdirected.fetch_add(1, Ordering::Relaxed);
-                    // The other store has an old address: it looks again when the stream ends.
-                    return Err(Status::failed_precondition(format!("this is {}", self.store_id)));
-                }
-                self.store.receive(message);
+            let is_misdirected = |message: &RaftMessage| {
+                message.to_peer.unwrap_or_default().store() != self.store_id
+            };
+            let misdirected = batch.msgs.iter().filter(|message| is_misdirected(message)).count();
+            if misdirected > 0 {
+                self.misdirected.fetch_add(misdirected as u64, Ordering::Relaxed);
+                // The other store has an old address: it looks again when the stream ends.
+                return Err(Status::failed_precondition(format!("this is {}", self.store_id)));
             }
+            self.store.receive(batch.msgs);
         }
     }
 

@@ -163,7 +163,7 @@ pub(super) async fn receive(
     match offer.map_err(|error| Status::internal(error.to_string()))? {
         Offer::Wanted => {}
         Offer::Had => {
-            store.receive(message);
+            store.receive([message]);
             return Ok(Response::new(Done {}));
         }
         Offer::OfOldTerm => {
@@ -193,7 +193,7 @@ pub(super) async fn receive(
     drop(chunks);
     match writing.await.map_err(|error| Status::internal(error.to_string()))? {
         Ok(registration) => {
-            store.receive(message);
+            store.receive([message]);
             drop(registration);
             Ok(Response::new(Done {}))
         }

@@ -2,7 +2,8 @@
 //!
 //! There is one *line* to each store, with one task and one stream (`BatchRaft`):
 //!
-//! 1. A raft worker puts messages into the line and goes on. A line that is full drops them, counts them
+//! 1. A raft worker puts all that a round has for a store into its line at once and goes on: the task wakes to the
+//!    whole of it, not to the first message. A line that is full drops what does not fit, counts it
 //!    ([`RaftTransport::unsent`]) and says so: raft repeats what matters and sends less to whom it cannot reach.
 //! 2. The task takes what has gathered, as one batch, and writes it to the stream. While the stream is slow,
 //!    more gathers.
@@ -50,6 +51,8 @@ const LINE_BYTES_MAX: usize = 64 << 20;
 const BATCH_MESSAGES_MAX: usize = 1_024;
 /// Bytes after which a batch takes no further message.
 const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Rounds of raft workers that are taken out of a line together.
+const ROUNDS_TAKEN_MAX: usize = 16;
 /// Batches that may wait for the stream; what waits longer gathers in the line, where it is bounded.
 const BATCHES_WAITING_MAX: usize = 2;
 /// How long a store may take to accept a connection.
@@ -87,9 +90,16 @@ type Unreachable = Box<dyn Fn(RegionId, PeerId) + Send + Sync>;
 /// The way to one store.
 #[derive(Clone)]
 struct Line {
-    messages: mpsc::Sender<RaftMessage>,
-    /// Bytes that wait in it.
-    bytes: Arc<AtomicUsize>,
+    /// What a round of a raft worker had for the store. Bounded by the load.
+    rounds: mpsc::UnboundedSender<Vec<RaftMessage>>,
+    load: Arc<Load>,
+}
+
+/// What waits in a line.
+#[derive(Default)]
+struct Load {
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
 }
 
 impl RaftTransport {
@@ -132,17 +142,9 @@ impl RaftTransport {
     fn line(&self, store_id: StoreId) -> Line {
         let mut lines = self.lines.lock().expect("nothing panics while it holds this lock");
         let open = || {
-            let (messages, waiting) = mpsc::channel(LINE_MESSAGES_MAX);
-            let bytes = Arc::new(AtomicUsize::new(0));
-            let task = LineTask {
-                shared: self.shared.clone(),
-                store_id,
-                waiting,
-                bytes: bytes.clone(),
-                pause: PAUSE_MIN,
-            };
+            let (line, task) = Line::to(store_id, self.shared.clone());
             self.runtime.spawn(task.run());
-            Line { messages, bytes }
+            line
         };
         lines.entry(store_id).or_insert_with(open).clone()
     }
@@ -150,36 +152,61 @@ impl RaftTransport {
 
 impl Transport for RaftTransport {
     fn send(&self, messages: Vec<RaftMessage>) {
-        let mut lost = Vec::new();
-        let mut line: Option<(StoreId, Line)> = None;
+        let mut of_stores: BTreeMap<StoreId, Vec<RaftMessage>> = BTreeMap::new();
         for message in messages {
-            let store_id = message.to_peer.unwrap_or_default().store();
             if is_snapshot(&message) {
                 self.runtime.spawn(snapshots::send(self.shared.clone(), message));
                 continue;
             }
-            // Most messages of a batch go the same way.
-            if line.as_ref().is_none_or(|(known, _)| *known != store_id) {
-                line = Some((store_id, self.line(store_id)));
-            }
-            let (_, line) = line.as_ref().expect("it was set above");
-            lost.extend(line.offer(message));
+            of_stores.entry(message.to_peer.unwrap_or_default().store()).or_default().push(message);
         }
+        let offered =
+            of_stores.into_iter().map(|(store_id, of_store)| self.line(store_id).offer(of_store));
+        let lost: Vec<RaftMessage> = offered.flatten().collect();
         self.shared.report_lost(&lost);
     }
 }
 
 impl Line {
-    /// Adds a message, or hands it back.
-    fn offer(&self, message: RaftMessage) -> Option<RaftMessage> {
-        let bytes = message.message.len();
-        if self.bytes.fetch_add(bytes, Ordering::Relaxed) > LINE_BYTES_MAX {
-            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return Some(message);
+    /// An empty line, and the task that will own its other end.
+    fn to(store_id: StoreId, shared: Arc<Shared>) -> (Line, LineTask) {
+        let (rounds, waiting) = mpsc::unbounded_channel();
+        let load = Arc::new(Load::default());
+        let task = LineTask { shared, store_id, waiting, load: load.clone(), pause: PAUSE_MIN };
+        (Line { rounds, load }, task)
+    }
+
+    /// Adds messages as far as there is room, and hands back the others.
+    fn offer(&self, messages: Vec<RaftMessage>) -> Vec<RaftMessage> {
+        let (fit, mut lost): (Vec<_>, Vec<_>) =
+            messages.into_iter().partition(|message| self.load.take_on(message));
+        if !fit.is_empty()
+            && let Err(refused) = self.rounds.send(fit)
+        {
+            self.load.relieve(&refused.0);
+            lost.extend(refused.0);
         }
-        let refused = self.messages.try_send(message).err()?;
+        lost
+    }
+}
+
+impl Load {
+    /// Counts a message if there is room for it.
+    fn take_on(&self, message: &RaftMessage) -> bool {
+        let messages = self.messages.fetch_add(1, Ordering::Relaxed);
+        let bytes = self.bytes.fetch_add(message.message.len(), Ordering::Relaxed);
+        let has_room = messages < LINE_MESSAGES_MAX && bytes <= LINE_BYTES_MAX;
+        if !has_room {
+            self.relieve(std::slice::from_ref(message));
+        }
+        has_room
+    }
+
+    /// These do not wait any more.
+    fn relieve(&self, messages: &[RaftMessage]) {
+        let bytes = messages.iter().map(|message| message.message.len()).sum();
+        self.messages.fetch_sub(messages.len(), Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        Some(refused.into_inner())
     }
 }
 
@@ -240,8 +267,8 @@ impl Shared {
 struct LineTask {
     shared: Arc<Shared>,
     store_id: StoreId,
-    waiting: mpsc::Receiver<RaftMessage>,
-    bytes: Arc<AtomicUsize>,
+    waiting: mpsc::UnboundedReceiver<Vec<RaftMessage>>,
+    load: Arc<Load>,
     /// Before the next attempt.
     pause: Duration,
 }
@@ -271,10 +298,10 @@ impl LineTask {
 
     /// What has gathered; nothing when the transport is gone.
     async fn take(&mut self) -> Option<Vec<RaftMessage>> {
-        let mut messages = Vec::new();
-        let count = self.waiting.recv_many(&mut messages, BATCH_MESSAGES_MAX).await;
-        let bytes: usize = messages.iter().map(|message| message.message.len()).sum();
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let mut rounds = Vec::new();
+        let count = self.waiting.recv_many(&mut rounds, ROUNDS_TAKEN_MAX).await;
+        let messages: Vec<RaftMessage> = rounds.into_iter().flatten().collect();
+        self.load.relieve(&messages);
         (count > 0).then_some(messages)
     }
 
@@ -331,7 +358,8 @@ impl LineTask {
 /// As many of these as one batch holds, at least one.
 fn batch_of(waiting: &mut VecDeque<RaftMessage>) -> BatchRaftMessage {
     let (mut count, mut bytes) = (0, 0);
-    while let Some(next) = waiting.get(count)
+    while count < BATCH_MESSAGES_MAX
+        && let Some(next) = waiting.get(count)
         && (count == 0 || bytes + next.message.len() <= BATCH_BYTES_MAX)
     {
         count += 1;
@@ -405,20 +433,25 @@ mod tests {
         transport.send(messages(2, 1, 2, 0));
         assert_eq!(transport.unsent(), 5, "nothing fits any more");
 
-        let (messages_waiting, waiting) = mpsc::channel(LINE_MESSAGES_MAX);
-        let bytes = Arc::new(AtomicUsize::new(0));
-        let line = Line { messages: messages_waiting, bytes: Arc::clone(&bytes) };
-        let mut task = LineTask {
-            shared: Arc::clone(&transport.shared),
-            store_id: StoreId::new(2),
-            waiting,
-            bytes,
-            pause: PAUSE_MIN,
-        };
-        let refused =
-            |count| messages(count, 1, 2, large).into_iter().filter_map(|it| line.offer(it));
-        assert_eq!(refused(fit + 1).count(), 1);
+        let (line, mut task) = Line::to(StoreId::new(2), Arc::clone(&transport.shared));
+        let refused = |count| line.offer(messages(count, 1, 2, large)).len();
+        assert_eq!(refused(fit + 1), 1);
         assert_eq!(task.take().await.expect("the line is open").len(), fit);
-        assert_eq!(refused(fit + 1).count(), 1, "what was refused holds no room either");
+        assert_eq!(refused(fit + 1), 1, "what was refused holds no room either");
+    }
+
+    #[test]
+    fn a_batch_holds_so_many_messages_and_so_many_bytes_but_always_one() {
+        let cut = |messages: Vec<RaftMessage>| {
+            let mut waiting = VecDeque::from(messages);
+            let mut lengths = Vec::new();
+            while !waiting.is_empty() {
+                lengths.push(batch_of(&mut waiting).msgs.len());
+            }
+            lengths
+        };
+        assert_eq!(cut(messages(2 * BATCH_MESSAGES_MAX + 1, 1, 2, 0)), [1_024, 1_024, 1]);
+        assert_eq!(cut(messages(5, 1, 2, BATCH_BYTES_MAX / 2)), [2, 2, 1]);
+        assert_eq!(cut(messages(2, 1, 2, BATCH_BYTES_MAX + 1)), [1, 1]);
     }
 }

@@ -6,7 +6,7 @@
 //! | push | when the queue is full |
 //! | --- | --- |
 //! | [`Inbox::push`] and its kin, results between actors | never: there is one for each thing that was asked for |
-//! | [`Inbox::offer`], what comes from outside | the message is handed back: raft repeats, clients wait |
+//! | [`Inbox::offer`] and its kin, what comes from outside | the message is handed back: raft repeats, clients wait |
 //!
 //! What would not be hurried by waking the owner need not ring ([`Urgency::Patient`]): while the owner expects a push
 //! that is certain to come, such a message waits for it, and for others of its kind.
@@ -61,6 +61,19 @@ struct State<T> {
     expected: usize,
 }
 
+impl<T> State<T> {
+    fn take_in(&mut self, message: T, bytes: usize, room: Room) -> Result<(), T> {
+        let is_full = self.messages.len() >= room.messages
+            || self.bytes > 0 && self.bytes.saturating_add(bytes) > room.bytes;
+        if self.is_closed || is_full {
+            return Err(message);
+        }
+        self.messages.push_back((message, bytes));
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
 impl<T> Inbox<T> {
     /// A queue in which these wait already.
     pub(super) fn new(room: Room, messages: VecDeque<T>) -> Inbox<T> {
@@ -99,15 +112,23 @@ impl<T> Inbox<T> {
     /// Adds a message of `bytes` if there is room, or hands it back.
     pub(super) fn offer(&self, message: T, bytes: usize, urgency: Urgency) -> Result<(), T> {
         let mut state = self.state.lock().expect("no holder panics");
-        let is_full = state.messages.len() >= self.room.messages
-            || state.bytes > 0 && state.bytes.saturating_add(bytes) > self.room.bytes;
-        if state.is_closed || is_full {
-            return Err(message);
+        let refused = state.take_in(message, bytes, self.room);
+        if refused.is_ok() {
+            self.ring_for(state, urgency);
         }
-        state.messages.push_back((message, bytes));
-        state.bytes += bytes;
-        self.ring_for(state, urgency);
-        Ok(())
+        refused
+    }
+
+    /// Adds messages, each with its bytes, as far as there is room, and wakes the owner once; answers how many were
+    /// refused.
+    pub(super) fn offer_all(&self, messages: Vec<(T, usize)>) -> usize {
+        let mut state = self.state.lock().expect("no holder panics");
+        let offered = messages.into_iter();
+        let refused =
+            offered.filter_map(|(message, bytes)| state.take_in(message, bytes, self.room).err());
+        let refused = refused.count();
+        self.ring(state);
+        refused
     }
 
     /// What is expected cannot come between this look and the message: both are under one lock.
@@ -183,6 +204,14 @@ mod tests {
         inbox.close();
         assert_eq!((inbox.take(9), offer(&inbox, 6, 0)), (None, Err(6)));
         assert_eq!(inbox.drain(), [5]);
+    }
+
+    #[test]
+    fn of_many_that_are_offered_those_are_refused_that_find_no_room() {
+        let inbox = Inbox::new(Room { messages: 3, bytes: 10 }, VecDeque::new());
+        assert_eq!(inbox.offer_all(vec![(1, 6), (2, 6), (3, 4)]), 1, "the second is too long");
+        assert_eq!(inbox.offer_all(vec![(4, 0), (5, 0)]), 1, "there are three");
+        assert_eq!(inbox.take(9), Some(vec![1, 3, 4]));
     }
 
     #[test]

@@ -236,9 +236,12 @@ impl Queues {
         push_all(&self.log, effects.log);
         effects.store.into_iter().for_each(|message| self.to_store_actor(message));
         push_all(&self.background, effects.background);
-        for message in effects.apply {
-            let owner = self.environment.apply_worker_of(apply::region_of(&message));
-            self.appliers[owner].push([message]);
+        let applier_of =
+            |task: &ApplyMessage| self.environment.apply_worker_of(apply::region_of(task));
+        for (applier, tasks) in
+            self.appliers.iter().zip(parted(effects.apply, &self.appliers, applier_of))
+        {
+            push_all(applier, tasks);
         }
         self.to_owners(
             effects.persisted,
@@ -287,14 +290,8 @@ impl Queues {
         region_of: impl Fn(&T) -> RegionId,
         push: impl Fn(&Inbox<WorkerMessage>, Vec<T>),
     ) {
-        if results.is_empty() {
-            return;
-        }
-        let mut parts: Vec<Vec<T>> = self.workers.iter().map(|_| Vec::new()).collect();
-        for result in results {
-            parts[self.environment.worker_of(region_of(&result))].push(result);
-        }
-        for (worker, part) in self.workers.iter().zip(parts) {
+        let owner_of = |result: &T| self.environment.worker_of(region_of(result));
+        for (worker, part) in self.workers.iter().zip(parted(results, &self.workers, owner_of)) {
             if !part.is_empty() {
                 push(worker, part);
             }
@@ -308,15 +305,14 @@ impl Queues {
                 let bytes = bytes_waiting(&heard);
                 let refused =
                     self.store.offer(StoreMessage::Unknown(heard), bytes, Urgency::Urgent).is_err();
-                self.count_dropped(refused);
+                self.count_dropped(usize::from(refused));
             }
             StoreMessage::Unpark(_) => self.store.push([message]),
         }
     }
 
-    fn count_dropped(&self, is_dropped: bool) {
-        let dropped = &self.environment.counters.messages_dropped;
-        Counters::add(dropped, u64::from(is_dropped));
+    fn count_dropped(&self, count: usize) {
+        Counters::add(&self.environment.counters.messages_dropped, count as u64);
     }
 
     fn tick(&self) {
@@ -350,6 +346,18 @@ fn bytes_waiting(message: &RaftMessage) -> usize {
         + size_of::<RaftMessage>()
 }
 
+/// Messages by owner, so that each is woken once and to all that is for it. Empty if there are none.
+fn parted<T, O>(messages: Vec<T>, owners: &[O], owner_of: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    if messages.is_empty() {
+        return Vec::new();
+    }
+    let mut parts: Vec<Vec<T>> = owners.iter().map(|_| Vec::new()).collect();
+    for message in messages {
+        parts[owner_of(&message)].push(message);
+    }
+    parts
+}
+
 fn push_all<T>(inbox: &Inbox<T>, messages: Vec<T>) {
     if !messages.is_empty() {
         inbox.push(messages);
@@ -377,19 +385,23 @@ impl StoreHandle {
         }
     }
 
-    /// A message has come from another store. A full queue drops and counts it: raft repeats.
-    pub fn receive(&self, message: RaftMessage) {
-        if let Some(alive) = worker::alive(&message) {
-            for worker in &self.queues.workers {
-                let offered = worker.offer(alive(), size_of::<WorkerMessage>(), Urgency::Patient);
-                self.queues.count_dropped(offered.is_err());
+    /// These have come from another store. A worker wakes once to all that is for it. What a full queue has no room
+    /// for is dropped and counted: raft repeats.
+    pub fn receive(&self, messages: impl IntoIterator<Item = RaftMessage>) {
+        let Queues { environment, workers, .. } = &*self.queues;
+        let mut parts: Vec<Vec<_>> = workers.iter().map(|_| Vec::new()).collect();
+        for message in messages {
+            if let Some(alive) = worker::alive(&message) {
+                parts.iter_mut().for_each(|part| part.push((alive(), size_of::<WorkerMessage>())));
+                continue;
             }
-            return;
+            let owner = environment.worker_of(RegionId::new(message.region_id));
+            let bytes = bytes_waiting(&message);
+            parts[owner].push((WorkerMessage::Raft(Box::new(message)), bytes));
         }
-        let owner = self.queues.environment.worker_of(RegionId::new(message.region_id));
-        let (bytes, message) = (bytes_waiting(&message), WorkerMessage::Raft(Box::new(message)));
-        let offered = self.queues.workers[owner].offer(message, bytes, Urgency::Urgent);
-        self.queues.count_dropped(offered.is_err());
+        for (worker, part) in workers.iter().zip(parts).filter(|(_, part)| !part.is_empty()) {
+            self.queues.count_dropped(worker.offer_all(part));
+        }
     }
 
     /// A message could not be sent.
