@@ -120,8 +120,6 @@ impl ApplyWorker {
             applier.apply_again(&task.entries[0], &mut self.batch);
         }
         (report.state, report.term) = applier.state();
-        let state = report.state.encode_to_vec();
-        self.batch.put(ColumnFamily::Raft, keys::apply_state(region_id.get()), state);
         self.applied.insert(region_id, report);
         match self.batch.byte_size() >= BATCH_BYTES_MAX {
             true => self.flush(effects),
@@ -129,8 +127,12 @@ impl ApplyWorker {
         }
     }
 
-    /// Writes, answers, reports.
+    /// Writes, with how far each region is now, answers, reports.
     fn flush(&mut self, effects: &mut Effects) -> Result<()> {
+        for (region_id, report) in &self.applied {
+            let key = keys::apply_state(region_id.get());
+            self.batch.put(ColumnFamily::Raft, key, report.state.encode_to_vec());
+        }
         if !self.batch.is_empty() {
             let durability = match std::mem::take(&mut self.must_sync) {
                 true => Durability::Synced,
