@@ -38,8 +38,11 @@ pub struct PeerSerial(pub u64);
 pub enum WorkerMessage {
     /// One tick has passed, for every replica of the worker.
     Tick,
-    /// Whoever leads reports to the scheduler now: it may be a new one that knows nothing.
-    Report,
+    /// Whoever leads reports to the scheduler now.
+    Report {
+        /// Those that sleep as well: it may be a new scheduler, which knows nothing.
+        sleepers: bool,
+    },
     /// From a replica on another store.
     Raft(Box<RaftMessage>),
     /// Another store lives.

@@ -267,8 +267,8 @@ const PENDING: &str = "Replicas without data that one store may have before it i
 const LIMIT: &str = "Replicas of 20 MiB or more that may be begun on a store, and taken from it, in a minute. \
     Smaller ones count less.";
 const HIGH: &str = "Used percent of a disk from which on its store is given less than others.";
-const LOW: &str = "Used percent of a disk at which each byte on it counts twice. At least `high-space- \
-    percent`.";
+const LOW: &str = "Used percent of a disk at which each byte on it counts twice. At least \
+    `high-space-percent`.";
 const TOLERANCE: &str = "Difference between stores, in percent of what they have on average, up to which nothing \
     is moved.";
 const SPLIT: &str = "Size in MiB from which on the scheduler asks a store to split a region; 0 leaves it to \

@@ -66,5 +66,5 @@ from, `skerry config check FILE` says what is wrong with one.
 
 A file is given with `--config FILE`; without one the defaults hold. Flags win over the file. A key that
 does not exist is refused by name, and so is a value that contradicts another. Sizes are written with a
-unit: `B`, `KiB`, `MiB`, `GiB`, `TiB`.
+unit: `B`, `KiB`, `MiB`, `GiB`, `TiB`; 0 needs none.
 ";

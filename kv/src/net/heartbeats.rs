@@ -27,8 +27,8 @@ pub trait Vitals: Send + Sync {
     /// Capacity, use and load of the store.
     fn store_stats(&self) -> pdpb::StoreStats;
     /// One heartbeat for each region that reports only when it is asked, without header. Others are reminded to
-    /// report.
-    fn region_heartbeats(&self) -> Vec<pdpb::RegionHeartbeatRequest>;
+    /// report: those that sleep only if there is a new stream, whose scheduler may know nothing of them.
+    fn region_heartbeats(&self, is_new_stream: bool) -> Vec<pdpb::RegionHeartbeatRequest>;
     /// How the store makes itself known.
     fn registration(&self) -> Registration;
     /// The scheduler has answered a region's heartbeat.
@@ -133,19 +133,19 @@ impl Heartbeats {
             let vitals = self.vitals.clone();
             let instructed = move |answer| vitals.instructed(answer);
             self.stream = Some(self.scheduler.region_heartbeats(instructed));
-            self.until_regions = Duration::ZERO;
-        }
-        if self.until_regions.is_zero() {
-            self.tell_regions().await?;
+            self.tell_regions(true).await?;
+            self.until_regions = self.intervals.region;
+        } else if self.until_regions.is_zero() {
+            self.tell_regions(false).await?;
             self.until_regions = self.intervals.region;
         }
         self.until_regions = self.until_regions.saturating_sub(self.intervals.store);
         self.scheduler.store_heartbeat(self.vitals.store_stats()).await
     }
 
-    async fn tell_regions(&mut self) -> Outcome<()> {
+    async fn tell_regions(&mut self, is_new_stream: bool) -> Outcome<()> {
         let Some(stream) = &self.stream else { return Ok(()) };
-        for mut heartbeat in self.vitals.region_heartbeats() {
+        for mut heartbeat in self.vitals.region_heartbeats(is_new_stream) {
             heartbeat.header = self.scheduler.header();
             if !stream.send(heartbeat).await {
                 return Err(Failure::Unreachable(

@@ -225,9 +225,9 @@ impl Vitals for StoreVitals {
         }
     }
 
-    fn region_heartbeats(&self) -> Vec<pdpb::RegionHeartbeatRequest> {
+    fn region_heartbeats(&self, is_new_stream: bool) -> Vec<pdpb::RegionHeartbeatRequest> {
         if let Some(reporter) = &self.reporter {
-            reporter.store().into_iter().for_each(|store| store.report_all());
+            reporter.store().into_iter().for_each(|store| store.report(is_new_stream));
             return Vec::new();
         }
         let of_region = |region: &Arc<metapb::Region>| {

@@ -94,7 +94,8 @@ const UNKNOWN_AFTER: &str = "Ticks after which a write is answered as unknown if
 const STALE_PEER: &str = "Ticks without a leader after which a replica asks whether it still belongs to its \
     region.";
 const REPORT: &str = "Ticks between two reports of a leader to the scheduler when nothing has changed. Of a region \
-    that sleeps and has nothing new every fifth is made.";
+    that sleeps and has nothing new every fifth is made; one that is awake reports with \
+    `server.region-heartbeat-interval-ms` if that is shorter.";
 const HIBERNATE_AFTER: &str = "Ticks without reads and writes after which a region's replicas stop sending heartbeats. \
     The next request wakes them. 0: they never stop.";
 const GENERATING: &str = "Snapshots of regions that are built at once; each holds back disk space.";

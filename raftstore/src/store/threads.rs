@@ -435,9 +435,10 @@ impl StoreHandle {
         self.queues.background.push([BackgroundTask::CheckSplit { region, halve: true, size }]);
     }
 
-    /// Every region that is led from here is reported to the scheduler now.
-    pub fn report_all(&self) {
-        self.queues.workers.iter().for_each(|worker| worker.push([WorkerMessage::Report]));
+    /// Every region that is led from here is reported to the scheduler now, those that sleep too if `sleepers`.
+    pub fn report(&self, sleepers: bool) {
+        let report = || WorkerMessage::Report { sleepers };
+        self.queues.workers.iter().for_each(|worker| worker.push([report()]));
     }
 
     /// Who is at which snapshot, and where their files lie.

@@ -124,8 +124,9 @@ impl RaftWorker {
                 all.into_iter().for_each(|applied| self.applied(applied, effects));
             }
             WorkerMessage::Create(new) => self.create(*new, effects)?,
-            WorkerMessage::Report => {
-                self.peers.values_mut().for_each(|peer| peer.report(effects));
+            WorkerMessage::Report { sleepers } => {
+                let told = self.peers.values_mut().filter(|peer| sleepers || !peer.is_asleep());
+                told.for_each(|peer| peer.report(effects));
             }
             other => self.handle_rare(other, effects),
         }
@@ -384,7 +385,7 @@ pub(super) fn refuse_command(message: WorkerMessage) {
 pub(super) fn region_of(message: &WorkerMessage) -> Option<RegionId> {
     match message {
         WorkerMessage::Tick
-        | WorkerMessage::Report
+        | WorkerMessage::Report { .. }
         | WorkerMessage::Alive { .. }
         | WorkerMessage::Persisted(_)
         | WorkerMessage::Applied(_) => None,

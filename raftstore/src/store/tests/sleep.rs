@@ -130,7 +130,7 @@ fn a_leader_wakes_when_a_member_falls_silent_and_reports_it() {
     cluster.cut_off(lost, true);
     cluster.run(40);
     assert!(!cluster.sleepers().contains(&leader));
-    let report = WorkerMessage::Report;
+    let report = WorkerMessage::Report { sleepers: false };
     cluster.machine(leader).store.take_reports();
     cluster.machine(leader).store.workers[0].1.push_back(report);
     cluster.run(1);
@@ -192,6 +192,20 @@ fn a_replica_that_was_removed_in_its_sleep_does_not_stay() {
     // It is looked at every minute, and wakes after ten.
     cluster.run(12 * 600);
     assert!(!cluster.replicas(removed).iter().any(|it| it.starts_with("region 1 ")), "it is gone");
+}
+
+#[test]
+fn a_new_scheduler_hears_of_sleepers_and_the_same_one_of_those_who_are_awake() {
+    let mut cluster = Cluster::asleep();
+    let leader = cluster.leader(1).0;
+    cluster.machine(leader).store.take_reports();
+    for (sleepers, reports) in [(false, 0), (true, 1)] {
+        let order = WorkerMessage::Report { sleepers };
+        cluster.machine(leader).store.workers[0].1.push_back(order);
+        cluster.settle();
+        assert_eq!(cluster.machine(leader).store.take_reports().len(), reports);
+        assert_eq!(cluster.sleepers(), [1, 2, 3]);
+    }
 }
 
 #[test]
