@@ -164,6 +164,7 @@ impl World {
             let limits = TxnLimits {
                 key_bytes_max: limits.key_bytes_max,
                 reply_bytes_max: limits.reply_bytes_max,
+                lock_wait: Duration::from_secs(1),
             };
             let reads = Arc::clone(raw.read_pool());
             let timestamps = Arc::clone(&oracle) as Arc<dyn Timestamps>;

@@ -178,13 +178,17 @@ impl Ground {
     }
 
     /// A scheduler and three stores in one process, with three replicas of every region; `--stores` may say four.
-    /// Leaders are not balanced: tests that speak to a leader by hand want it to stay where it was found.
+    /// Leaders are not balanced: tests that speak to a leader by hand want it to stay where it was found. Requests for
+    /// locks wait as long as they like, so that they can be looked at.
     pub fn replicated_playground(&self) -> Launch {
         let port = |first| SocketAddr::from(([127, 0, 0, 1], first));
         let store = port(free_ports(STORES_MAX));
         let status = port(free_ports(STORES_MAX));
         let ports = Addresses { scheduler: port(free_port()), store, status };
-        let still = self.file("still.toml", "[scheduler]\nleader-schedule-limit = 0\n");
+        let still = self.file(
+            "still.toml",
+            "[scheduler]\nleader-schedule-limit = 0\n[storage]\nlock-wait-ms = 60000\n",
+        );
         Launch::of("playground")
             .with("--config", still)
             .with("--scheduler-addr", ports.scheduler.to_string())

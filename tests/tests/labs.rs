@@ -57,6 +57,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use skerry_kv::raw::value::StoredValue;
@@ -115,7 +116,11 @@ impl Lab {
         let shared: Arc<dyn Storage> = storage.clone();
         let clock = Arc::new(ManualClock::at(1_700_000_000_000));
         let raw = RawStore::new(shared, ApiVersion::V1, clock, RawLimits::default());
-        let limits = TxnLimits { key_bytes_max: 1_000, reply_bytes_max: 1 << 20 };
+        let limits = TxnLimits {
+            key_bytes_max: 1_000,
+            reply_bytes_max: 1 << 20,
+            lock_wait: Duration::from_secs(60),
+        };
         let (shared, reads) = (storage.clone(), Arc::clone(raw.read_pool()));
         let version = ApiVersion::V1;
         let txn = TxnStore::new(shared, version, limits, Arc::new(NoScheduler), reads);

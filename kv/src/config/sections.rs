@@ -4,6 +4,7 @@
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use skerry_raftstore::config::{ByteSize, Knob};
@@ -197,7 +198,7 @@ const STOP_TIMEOUT: &str = "How long a stop waits for requests that are being se
 const STORE_HEARTBEAT: &str = "How often the store tells the scheduler that it is alive. The scheduler \
     takes it for disconnected after 20 seconds.";
 const REGION_HEARTBEAT: &str = "How often the store tells the scheduler about each of its regions when \
-    nothing has changed; changes are told at once.";
+    nothing has changed; changes are told at once. Of a replicated store's regions those that are awake.";
 
 /// `[storage]`: where data lies and what clients may store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -223,6 +224,8 @@ pub struct StorageConfig {
     pub pending_writes_size_max: ByteSize,
     /// Keys and values after which no further write shares a sync.
     pub merged_writes_size_max: ByteSize,
+    /// How long a lock request waits for another transaction.
+    pub lock_wait_ms: u32,
 }
 
 impl Default for StorageConfig {
@@ -238,6 +241,7 @@ impl Default for StorageConfig {
             pending_writes_max: 4_096,
             pending_writes_size_max: ByteSize::mib(64),
             merged_writes_size_max: ByteSize::mib(4),
+            lock_wait_ms: 1_000,
         }
     }
 }
@@ -268,6 +272,7 @@ impl StorageConfig {
         TxnLimits {
             key_bytes_max: self.key_size_max.length(),
             reply_bytes_max: self.reply_size_max.length(),
+            lock_wait: Duration::from_millis(self.lock_wait_ms.into()),
         }
     }
 
@@ -291,6 +296,7 @@ impl StorageConfig {
         check.within("pending-writes-size-max", self.pending_writes_size_max, pending);
         let merged = ByteSize(1)..=ByteSize::gib(1);
         check.within("merged-writes-size-max", self.merged_writes_size_max, merged);
+        check.within("lock-wait-ms", self.lock_wait_ms, 1..=60_000);
         check.problems
     }
 
@@ -311,6 +317,7 @@ impl StorageConfig {
             knob("pending-writes-max", default.pending_writes_max.to_string(), PENDING_WRITES),
             knob("pending-writes-size-max", quoted(default.pending_writes_size_max), PENDING_SIZE),
             knob("merged-writes-size-max", quoted(merged), MERGED_SIZE),
+            knob("lock-wait-ms", default.lock_wait_ms.to_string(), LOCK_WAIT),
         ]
     }
 }
@@ -330,6 +337,9 @@ const PENDING_READS: &str = "How many such reads are accepted at a time; further
 const PENDING_WRITES: &str = "How many writes are accepted at a time; further ones wait.";
 const PENDING_SIZE: &str = "Keys and values of all writes that are accepted; further ones wait. At least \
     `entry-size-max`.";
+const LOCK_WAIT: &str = "How long a request for a lock waits at most while another transaction has it, however long \
+    its client would. Then the client is told, looks whether the other one lives, and asks again where the region is \
+    led by then.";
 const MERGED_SIZE: &str = "Writes that wait at the same time share one sync of the disk, up to this many \
     bytes of keys and values.";
 

@@ -38,7 +38,7 @@ pub fn config_page(config: &Config) -> Value {
         "region-max-size": raftstore.region_size_max,
         "region-split-size": raftstore.split_size,
         "region-max-keys": raftstore.region_keys_max,
-        "region-split-keys": raftstore.region_keys_max / 2,
+        "region-split-keys": raftstore.split_keys,
         "enable-region-bucket": false,
     });
     page["storage"]["engine"] = json!("raft-kv");

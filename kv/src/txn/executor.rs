@@ -36,6 +36,7 @@
 //! What it does not do: it knows no wire and no clock, and repeats nothing but steps 2 and 3.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use skerry_proto::kvrpcpb::MvccInfo;
@@ -67,6 +68,7 @@ pub struct TxnStore {
     storage: Arc<dyn Storage>,
     keys: TxnKeys,
     reply_bytes_max: usize,
+    lock_wait: Duration,
     latches: Arc<Latches>,
     concurrency: Arc<Concurrency>,
     freshness: Freshness,
@@ -84,6 +86,9 @@ pub struct TxnLimits {
     pub key_bytes_max: usize,
     /// Bytes of one answer.
     pub reply_bytes_max: usize,
+    /// How long a lock request waits at most. Then its client is told of the lock, looks whether its owner lives, and
+    /// asks again where the region is led by then.
+    pub lock_wait: Duration,
 }
 
 /// What came of a lock request.
@@ -112,6 +117,7 @@ impl TxnStore {
             storage,
             keys: TxnKeys { version, key_bytes_max: limits.key_bytes_max },
             reply_bytes_max: limits.reply_bytes_max,
+            lock_wait: limits.lock_wait,
             latches: Latches::new(),
             concurrency: Concurrency::new(),
             freshness: Freshness::new(timestamps),
@@ -151,6 +157,11 @@ impl TxnStore {
     /// Bytes of the largest answer.
     pub fn reply_bytes_max(&self) -> usize {
         self.reply_bytes_max
+    }
+
+    /// How long a lock request may wait.
+    pub fn lock_wait(&self) -> Duration {
+        self.lock_wait
     }
 
     /// The room for writes.

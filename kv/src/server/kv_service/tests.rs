@@ -2,6 +2,7 @@
 //! What the calls mean is told in `raw/scripts`.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use skerry_proto::kvrpcpb::Context;
 use skerry_proto::metapb::{Peer, RegionEpoch};
@@ -40,6 +41,10 @@ struct World {
 
 impl World {
     fn new() -> World {
+        World::where_locks_are_waited_for(Duration::from_secs(60))
+    }
+
+    fn where_locks_are_waited_for(lock_wait: Duration) -> World {
         let regions = fixed_regions(ApiVersion::V1, StoreId::new(1), &[2, 3, 4, 5]);
         let limits = LocalLimits { pending_commands_max: 1, ..LocalLimits::default() };
         let engine = Arc::new(MemoryEngine::new());
@@ -47,7 +52,7 @@ impl World {
             LocalStorage::by_hand(engine.clone(), StoreId::new(1), regions, limits);
         let clock = Arc::new(ManualClock::at(1_000_000));
         let raw = RawStore::new(storage.clone(), ApiVersion::V1, clock, RawLimits::default());
-        let limits = TxnLimits { key_bytes_max: 100, reply_bytes_max: 10_000 };
+        let limits = TxnLimits { key_bytes_max: 100, reply_bytes_max: 10_000, lock_wait };
         let (version, reads) = (ApiVersion::V1, raw.read_pool().clone());
         let txn = TxnStore::new(storage.clone(), version, limits, Arc::new(NoScheduler), reads);
         let (raw, txn) = (Arc::new(raw), Arc::new(txn));
@@ -336,24 +341,41 @@ async fn a_transaction_is_read_when_it_has_committed_and_its_lock_is_shown_befor
     assert_eq!(late.errors[0].conflict.as_ref().map(|found| found.conflict_commit_ts), Some(20));
 }
 
+/// Asks for the lock of one key, the same in all.
+fn lock(start_version: u64, wait_timeout: i64) -> Request<PessimisticLockRequest> {
+    let mutation =
+        Mutation { op: Op::PessimisticLock.into(), key: "k".into(), ..Default::default() };
+    Request::new(PessimisticLockRequest {
+        context: context(),
+        mutations: vec![mutation],
+        primary_lock: "k".into(),
+        start_version,
+        for_update_ts: start_version,
+        wait_timeout,
+        return_values: true,
+        ..Default::default()
+    })
+}
+
+/// The owner may have died, or the region may be led elsewhere by now, where its locks are taken away: the client
+/// alone can find out, and only when it is answered.
+#[tokio::test]
+async fn a_lock_request_waits_no_longer_than_the_store_lets_it_whatever_its_client_says() {
+    let mut world = World::where_locks_are_waited_for(Duration::from_millis(1));
+    let service = world.service.clone();
+    let reply = world.write(service.kv_pessimistic_lock(lock(10, 0))).await;
+    assert!(reply.errors.is_empty(), "{reply:?}");
+    for wait_timeout in [0, 3_600_000, i64::MAX] {
+        let reply = service.kv_pessimistic_lock(lock(11, wait_timeout)).await.expect("a reply");
+        let locked = reply.into_inner().errors.remove(0).locked.expect("it is told of the lock");
+        assert_eq!(locked.lock_version, 10);
+    }
+}
+
 #[tokio::test]
 async fn a_lock_request_that_does_not_wait_is_answered_with_the_lock() {
     let mut world = World::new();
     let service = world.service.clone();
-    let lock = |start_version: u64, wait_timeout| {
-        let mutation =
-            Mutation { op: Op::PessimisticLock.into(), key: "k".into(), ..Default::default() };
-        Request::new(PessimisticLockRequest {
-            context: context(),
-            mutations: vec![mutation],
-            primary_lock: "k".into(),
-            start_version,
-            for_update_ts: start_version,
-            wait_timeout,
-            return_values: true,
-            ..Default::default()
-        })
-    };
     let reply = world.write(service.kv_pessimistic_lock(lock(10, 0))).await;
     assert_eq!((reply.values.len(), reply.not_founds, reply.results.len()), (1, vec![true], 0));
     let reply = service.kv_pessimistic_lock(lock(11, -1)).await.expect("a reply").into_inner();

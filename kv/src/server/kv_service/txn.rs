@@ -38,9 +38,6 @@ use crate::txn::rollback::{Cleanup, Rollback};
 use crate::txn::scan_lock::ScanLock;
 use crate::txn::{TxnStore, WriteCommand};
 
-/// How long a lock request waits whose client does not say.
-const LOCK_WAIT: Duration = Duration::from_secs(1);
-
 /// The calls of transactions.
 #[derive(Clone)]
 pub(super) struct TxnCalls {
@@ -153,9 +150,10 @@ impl TxnCalls {
         request: Request<PessimisticLockRequest>,
     ) -> Reply<PessimisticLockResponse> {
         let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
+        let longest = self.store.lock_wait();
         let patience = match request.wait_timeout {
-            0 => LOCK_WAIT,
-            wait => Duration::from_millis(wait.max(0).unsigned_abs()),
+            0 => longest,
+            wait => Duration::from_millis(wait.max(0).unsigned_abs()).min(longest),
         };
         let tag = request.context.as_ref().map(|context| context.resource_group_tag.clone());
         let mut holding = Holding::default();

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Mutex;
 use std::task::{Context as TaskContext, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_channel::oneshot;
@@ -63,7 +64,11 @@ impl World {
         let engine = Arc::new(MemoryEngine::new());
         let (storage, writer) = LocalStorage::by_hand(engine, StoreId::new(1), regions, limits);
         let scheduler = Arc::new(Scheduler::default());
-        let limits = TxnLimits { key_bytes_max: 100, reply_bytes_max: 1_000 };
+        let limits = TxnLimits {
+            key_bytes_max: 100,
+            reply_bytes_max: 1_000,
+            lock_wait: Duration::from_secs(60),
+        };
         let reads = ReadPool::start(0, 1);
         let store =
             TxnStore::new(storage.clone(), ApiVersion::V1, limits, scheduler.clone(), reads);

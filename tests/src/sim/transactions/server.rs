@@ -22,6 +22,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use skerry_kv::gc::SafePoints;
@@ -154,7 +155,11 @@ impl Server {
         });
         let stamps = Arc::new(Stamps { replies: Replies::new(), asked: Mutex::default() });
         let reads = ReadPool::start(0, WRITES_MAX);
-        let limits = TxnLimits { key_bytes_max: 100, reply_bytes_max: 1 << 20 };
+        let limits = TxnLimits {
+            key_bytes_max: 100,
+            reply_bytes_max: 1 << 20,
+            lock_wait: Duration::from_secs(60),
+        };
         let executor =
             TxnStore::new(gate.clone(), ApiVersion::V1, limits, stamps.clone(), reads.clone());
         let (deadlocks, telling) = Deadlocks::new(clock.clone(), planted);
