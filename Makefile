@@ -79,6 +79,9 @@ bench-store: build ## Puts through three replicas in one process, beside what th
 bench-txn: build ## Transactions beside raw puts of the same size, reads beside RocksDB's
 	@cargo bench --locked --workspace --profile dev $(JOBS) --bench txn -- $(ARGS)
 
+bench-rounds: build ## What a put costs three stores in processor time, alone, over 1, 64 and 1,000 regions
+	@cargo bench --locked --workspace --profile dev $(JOBS) --bench rounds -- $(ARGS)
+
 bench-regions: build ## What thousands of idle regions cost: start, CPU, memory
 	@cargo bench --locked --workspace --profile dev $(JOBS) --bench regions -- $(ARGS)
 
@@ -94,4 +97,4 @@ verify: ## What CI runs: lint, tests, benchmarks once, and the check that RocksD
 	@$(MAKE) --no-print-directory bench-smoke
 	@.ci/setup --rocksdb-once
 
-.PHONY: help setup build run test labs sim chaos placement soak planted lint fmt golden bench bench-smoke bench-compare bench-page bench-store bench-txn bench-regions bench-scheduler memory verify
+.PHONY: help setup build run test labs sim chaos placement soak planted lint fmt golden bench bench-smoke bench-compare bench-page bench-store bench-txn bench-rounds bench-regions bench-scheduler memory verify

@@ -6,7 +6,7 @@
 //! all are answered. With one region the puts of a round share an entry; with a thousand hardly any two do. Waiting
 //! for the disk does not count.
 //!
-//! `make bench ARGS="rounds"`, or with choices: `regions=1,1000 clients=256 rounds=200 engines=real`.
+//! `make bench-rounds`, or with choices: `make bench-rounds ARGS="regions=1,1000 clients=256 rounds=200 engines=real"`.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -53,7 +53,7 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a whole cluster in this process: a scheduler and a store
+    /// Run a whole cluster in this process: a scheduler and its stores
     Playground(playground::Arguments),
     /// Run one store
     Server(server::Arguments),

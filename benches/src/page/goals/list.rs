@@ -229,7 +229,7 @@ pub(super) const GOALS: &[Goal] = &[
         Both(2.0, 0.5),
         Source::Event("idle", 10_000, "processor"),
         "Regions hibernate. What is left is what four processes take that do nothing, and reports of sleeping \
-         leaders, one in five minutes. Next: fewer threads that wake ten times a second.",
+         leaders, one in five minutes each. Next: fewer threads that wake ten times a second.",
     ),
     little(
         "P15",
