@@ -137,8 +137,9 @@ fn remains(directory: &Path) -> Remains {
 /// By orders that the test gives: a fourth store gets a replica of everything, and another gives all of its own up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fourth_store_takes_over_and_another_leaves_nothing_behind() {
-    let (_file, config) =
-        settings(&format!("{SMALL}[server]\nregion-heartbeat-interval-ms = 500\n"));
+    // The director only answers who reports, and who sleeps reports every five minutes.
+    let awake = "hibernate-after-ticks = 0\n[server]\nregion-heartbeat-interval-ms = 500\n";
+    let (_file, config) = settings(&format!("{SMALL}{awake}"));
     let mut cluster = Cluster::start_with_director(3, &[("--config", &config)]).await;
     let mut ledger = Ledger::default();
     ledger.write(&cluster, 0..200, 4_000).await;
