@@ -86,7 +86,7 @@ impl Profile {
         let of_kind = |kind: &str| self.taken.get(kind).copied().unwrap_or(0.0);
         let all: f64 = self.taken.values().sum();
         let known: f64 = COLUMNS.iter().map(|(_, kind)| of_kind(kind)).sum();
-        let columns = COLUMNS.iter().map(|(_, kind)| of_kind(kind)).chain([all - known]);
+        let columns = COLUMNS.iter().map(|(_, kind)| of_kind(kind)).chain([(all - known).max(0.0)]);
         let each = columns.map(|taken| format!("{:.1}", taken * 1e6 / self.operations as f64));
         [format!("{:.2}", all / self.seconds)]
             .into_iter()
