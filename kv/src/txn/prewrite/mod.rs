@@ -303,8 +303,8 @@ impl Prewrite {
         Ok(Lock { use_async_commit: true, secondaries, ..lock })
     }
 
-    /// Shows the locks to readers; nothing if the shortcut must be given up. Where somebody has read at a timestamp that
-    /// no scheduler has given, nobody would see a commit above it: a client that knows no way back is refused.
+    /// Shows the locks to readers; nothing if the shortcut must be given up. Where somebody has read at a timestamp
+    /// that no scheduler has given, nobody would see a commit above it: a client that knows no way back is refused.
     fn publish(
         &self,
         locks: &[ToLock],
@@ -322,8 +322,9 @@ impl Prewrite {
         match published.is_some() || has_bound {
             true => Ok(published),
             false => Err(Error::Invalid(format!(
-                "somebody has read from this store at {}, more than a day beyond this transaction, which is no timestamp \
-                 of the scheduler: commit in two phases, and start the store anew when that client is mended",
+                "somebody has read from this store at {}, more than a day beyond this transaction, which is no \
+                 timestamp of the scheduler: commit in two phases, and start the store anew when that client is \
+                 mended",
                 concurrency.max_ts()
             ))),
         }
