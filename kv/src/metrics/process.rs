@@ -128,8 +128,8 @@ mod tests {
 
     #[test]
     fn threads_count_for_what_they_do_while_they_live() {
-        let (done, told) = std::sync::mpsc::channel();
-        let (end, ends) = std::sync::mpsc::channel::<()>();
+        let (done, told) = std::sync::mpsc::sync_channel(1);
+        let (end, ends) = std::sync::mpsc::sync_channel::<()>(1);
         let thread = spawn("apply-7", move || {
             let own = || seconds_in(Path::new("/proc/thread-self/stat"));
             while own() < 0.05 {}

@@ -91,7 +91,7 @@ type Unreachable = Box<dyn Fn(RegionId, PeerId) + Send + Sync>;
 #[derive(Clone)]
 struct Line {
     /// What a round of a raft worker had for the store. Bounded by the load.
-    rounds: mpsc::UnboundedSender<Vec<RaftMessage>>,
+    rounds: mpsc::Sender<Vec<RaftMessage>>,
     load: Arc<Load>,
 }
 
@@ -170,7 +170,8 @@ impl Transport for RaftTransport {
 impl Line {
     /// An empty line, and the task that will own its other end.
     fn to(store_id: StoreId, shared: Arc<Shared>) -> (Line, LineTask) {
-        let (rounds, waiting) = mpsc::unbounded_channel();
+        // A round has one message at least, so the load is full before this is.
+        let (rounds, waiting) = mpsc::channel(LINE_MESSAGES_MAX);
         let load = Arc::new(Load::default());
         let task = LineTask { shared, store_id, waiting, load: load.clone(), pause: PAUSE_MIN };
         (Line { rounds, load }, task)
@@ -181,10 +182,11 @@ impl Line {
         let (fit, mut lost): (Vec<_>, Vec<_>) =
             messages.into_iter().partition(|message| self.load.take_on(message));
         if !fit.is_empty()
-            && let Err(refused) = self.rounds.send(fit)
+            && let Err(refused) = self.rounds.try_send(fit)
         {
-            self.load.relieve(&refused.0);
-            lost.extend(refused.0);
+            let refused = refused.into_inner();
+            self.load.relieve(&refused);
+            lost.extend(refused);
         }
         lost
     }
@@ -267,7 +269,7 @@ impl Shared {
 struct LineTask {
     shared: Arc<Shared>,
     store_id: StoreId,
-    waiting: mpsc::UnboundedReceiver<Vec<RaftMessage>>,
+    waiting: mpsc::Receiver<Vec<RaftMessage>>,
     load: Arc<Load>,
     /// Before the next attempt.
     pause: Duration,
