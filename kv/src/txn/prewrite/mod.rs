@@ -38,9 +38,6 @@ use crate::storage::RegionView;
 
 mod checks;
 
-/// So far ahead of a transaction may somebody have read before its shortcut is refused. No transaction lives as long.
-const AHEAD_MAX: Ts = Ts::compose(24 * 3_600_000, 0);
-
 /// See the head of this file.
 #[derive(Clone, Debug)]
 pub struct Prewrite {
@@ -257,10 +254,7 @@ impl Prewrite {
                 if own_min_commit_ts == Ts::ZERO { at_least } else { own_min_commit_ts };
             return Ok(Effect::answer(self.done_before(min_commit_ts)));
         }
-        let published = match shortcut {
-            true => self.publish(&locks, concurrency)?,
-            false => None,
-        };
+        let published = shortcut.then(|| self.publish(&locks, concurrency)).flatten();
         let Some(published) = published else { return Ok(self.in_two_phases(locks)) };
         let min_commit_ts = published.min_commit_ts();
         if self.way == Way::OnePhase {
@@ -303,31 +297,14 @@ impl Prewrite {
         Ok(Lock { use_async_commit: true, secondaries, ..lock })
     }
 
-    /// Shows the locks to readers; nothing if the shortcut must be given up. Where somebody has read at a timestamp
-    /// that no scheduler has given, nobody would see a commit above it: a client that knows no way back is refused.
-    fn publish(
-        &self,
-        locks: &[ToLock],
-        concurrency: &Arc<Concurrency>,
-    ) -> Result<Option<Published>> {
+    /// Shows the locks to readers; nothing if the shortcut must be given up.
+    fn publish(&self, locks: &[ToLock], concurrency: &Arc<Concurrency>) -> Option<Published> {
         let at_least = self.start_ts.max(self.for_update_ts).next().max(self.min_commit_ts);
         let one_phase = self.way == Way::OnePhase;
         let in_memory = locks.iter().map(|ToLock { key, lock, .. }| {
             (key.clone(), Lock { one_phase, use_async_commit: !one_phase, ..lock.clone() })
         });
-        let latest = Ts::from(at_least.get().saturating_add(AHEAD_MAX.get()));
-        let has_bound = self.max_commit_ts != Ts::ZERO;
-        let bound = if has_bound { self.max_commit_ts.min(latest) } else { latest };
-        let published = concurrency.publish(in_memory.collect(), at_least, bound);
-        match published.is_some() || has_bound {
-            true => Ok(published),
-            false => Err(Error::Invalid(format!(
-                "somebody has read from this store at {}, more than a day beyond this transaction, which is no \
-                 timestamp of the scheduler: commit in two phases, and start the store anew when that client is \
-                 mended",
-                concurrency.max_ts()
-            ))),
-        }
+        concurrency.publish(in_memory.collect(), at_least, self.max_commit_ts)
     }
 
     fn in_two_phases(&self, locks: Vec<ToLock>) -> Effect<Prewritten> {
