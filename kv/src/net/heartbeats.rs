@@ -4,7 +4,7 @@
 //!
 //! 1. after every silence of the scheduler, the store registers again (its address may be new, and the
 //!    scheduler may be a new process) and opens a new stream for regions;
-//! 2. on a fresh stream all regions are told at once, later on their tick;
+//! 2. on a fresh stream all regions are told at once, later on their tick, unless they sleep;
 //! 3. the store is told on its own, shorter tick;
 //! 4. what replicas report of themselves goes out as it comes, if the stream takes it: they report again;
 //! 5. what the scheduler says on the stream is handed to whom it concerns.
