@@ -122,6 +122,10 @@ impl Timestamps for Oracle {
     fn newest(&self) -> Pin<Box<dyn Future<Output = Ts> + Send + '_>> {
         Box::pin(std::future::ready(self.next()))
     }
+
+    fn passed(&self) -> Duration {
+        SystemClock.monotonic()
+    }
 }
 
 /// The two APIs of a store.

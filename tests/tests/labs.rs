@@ -92,6 +92,10 @@ impl Timestamps for NoScheduler {
     fn newest(&self) -> Pin<Box<dyn Future<Output = Ts> + Send + '_>> {
         Box::pin(std::future::pending())
     }
+
+    fn passed(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// A service over standalone storage with its fixed regions, and what lies beneath it.

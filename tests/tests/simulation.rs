@@ -185,7 +185,7 @@ const COMMITS: usize = 25;
 const TRANSACTIONAL_FAULTS: u64 = 10;
 
 /// What must happen in seeds with transactions.
-const TRANSACTIONAL_EVENTS: [&str; 32] = [
+const TRANSACTIONAL_EVENTS: [&str; 33] = [
     "txn: committed in two phases",
     "txn: committed asynchronously",
     "txn: committed in one phase",
@@ -207,6 +207,7 @@ const TRANSACTIONAL_EVENTS: [&str; 32] = [
     "txn: leader changed before a write",
     "txn: region split in mid-transaction",
     "txn: snapshot read again later",
+    "txn: read at a timestamp that nobody was given refused",
     "txn: fresh timestamp for a store",
     "txn: client died",
     "fault: scheduler crash",

@@ -203,6 +203,10 @@ impl Timestamps for Placement {
     fn newest(&self) -> Pin<Box<dyn Future<Output = Ts> + Send + '_>> {
         Box::pin(ready(self.timestamp()))
     }
+
+    fn passed(&self) -> Duration {
+        self.clock.monotonic()
+    }
 }
 
 /// The scheduler's errors are whole sentences; those of the engine below it keep their kind.

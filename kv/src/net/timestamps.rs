@@ -3,8 +3,10 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use skerry_proto::types::Ts;
+use skerry_raftstore::time::{Clock as _, SystemClock};
 use slog::Logger;
 
 use super::scheduler_client::SchedulerClient;
@@ -36,5 +38,9 @@ impl Timestamps for PatientTimestamps {
                 _ => std::future::pending().await,
             }
         })
+    }
+
+    fn passed(&self) -> Duration {
+        SystemClock.monotonic()
     }
 }

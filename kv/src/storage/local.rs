@@ -273,6 +273,7 @@ impl Storage for LocalStorage {
         permit: Permit,
     ) -> Answer<()> {
         assert!(permit.is_of(&self.permits), "a permit of another storage is no room here");
+        permit.hand_over();
         if let Err(error) = self.check_write(context, &batch) {
             return Answer::ready(Err(error));
         }

@@ -58,7 +58,7 @@ pub mod reply;
 
 pub use latches::{Latch, Latches};
 pub use local::{LocalLimits, LocalStorage};
-pub use permits::{Permit, Permits};
+pub use permits::{HandedOver, Permit, Permits};
 pub use read_pool::ReadPool;
 pub use regions::ApiVersion;
 pub use replicated::ReplicatedStorage;

@@ -13,7 +13,11 @@
 //! What waits here is bounded by the edge: each waiter is one request of one connection.
 
 use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use futures_channel::oneshot;
 
@@ -112,7 +116,7 @@ impl Permits {
     }
 
     fn permit(self: &Arc<Self>, bytes: usize) -> Permit {
-        Permit { permits: self.clone(), bytes, kept: None }
+        Permit { permits: self.clone(), bytes, kept: None, handed_over: None }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -146,6 +150,19 @@ pub struct Permit {
     bytes: usize,
     /// What [`Permit::keeping`] attached.
     kept: Option<Box<dyn Send>>,
+    /// Whom to tell that the write is on its way.
+    handed_over: Option<HandedOver>,
+}
+
+/// Whether a write has been given to the storage. Until then it has certainly not happened.
+#[derive(Clone, Debug, Default)]
+pub struct HandedOver(Arc<AtomicBool>);
+
+impl HandedOver {
+    /// Whether the write may have happened.
+    pub fn is_true(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Permit {
@@ -157,6 +174,35 @@ impl Permit {
         let before = self.kept.take();
         self.kept = Some(Box::new((before, guard)));
         self
+    }
+
+    /// Waits for something else. If that does not come at once, others have the room meanwhile.
+    pub async fn aside<T>(self, wait: impl Future<Output = T>) -> (Permit, T) {
+        assert!(self.kept.is_none(), "what a write keeps is not given up for a wait");
+        let mut wait = pin!(wait);
+        if let Poll::Ready(come) = poll_fn(|task| Poll::Ready(wait.as_mut().poll(task))).await {
+            return (self, come);
+        }
+        let (permits, bytes) = (self.permits.clone(), self.bytes);
+        let handed_over = self.handed_over.clone();
+        drop(self);
+        let come = wait.await;
+        let mut permit = permits.acquire(bytes).await;
+        permit.handed_over = handed_over;
+        (permit, come)
+    }
+
+    /// Tells `whom` when the write sets out.
+    pub fn telling(mut self, whom: &HandedOver) -> Permit {
+        self.handed_over = Some(whom.clone());
+        self
+    }
+
+    /// From here on the write may happen. For storages, before they take it.
+    pub fn hand_over(&self) {
+        if let Some(whom) = &self.handed_over {
+            whom.0.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Whether this is room of `permits` and not of some other queue.
@@ -181,9 +227,8 @@ impl std::fmt::Debug for Permit {
 
 #[cfg(test)]
 mod tests {
-    use std::future::Future;
-    use std::pin::{Pin, pin};
-    use std::task::{Context, Poll, Waker};
+    use std::pin::Pin;
+    use std::task::{Context, Waker};
 
     use super::*;
 
@@ -249,6 +294,30 @@ mod tests {
         assert!(poll(large.as_mut()).is_none() && poll(small.as_mut()).is_none());
         drop(large);
         assert!(poll(small.as_mut()).is_some());
+    }
+
+    #[test]
+    fn who_waits_for_something_else_lets_others_have_the_room_and_stays_watched() {
+        let permits = Permits::new(1, 10);
+        let handed_over = HandedOver::default();
+        let permit = poll(pin!(permits.acquire(10))).expect("there is room").telling(&handed_over);
+        let (permit, ()) = poll(pin!(permit.aside(async {}))).expect("it has come already");
+        assert!(poll(pin!(permits.acquire(1))).is_none(), "the room was not given up for that");
+
+        let (news, heard) = oneshot::channel();
+        let mut aside = pin!(permit.aside(heard));
+        assert!(poll(aside.as_mut()).is_none());
+        let other = poll(pin!(permits.acquire(1))).expect("there is room meanwhile");
+        news.send("news").expect("somebody waits");
+        assert!(poll(aside.as_mut()).is_none(), "now it waits for its room");
+        drop(other);
+        let (permit, heard) = poll(aside.as_mut()).expect("there is room again");
+        assert_eq!(heard, Ok("news"));
+        assert!(poll(pin!(permits.acquire(1))).is_none(), "as much as before");
+
+        assert!(!handed_over.is_true());
+        permit.hand_over();
+        assert!(handed_over.is_true());
     }
 
     #[test]

@@ -186,6 +186,7 @@ impl Storage for ReplicatedStorage {
         permit: Permit,
     ) -> Answer<()> {
         assert!(permit.is_of(&self.permits), "a permit of another storage is no room here");
+        permit.hand_over();
         let context = match self.command_context(context) {
             Ok(context) => context,
             Err(error) => return Answer::ready(Err(error)),

@@ -60,8 +60,8 @@ impl WriteCommand for CheckSecondaryLocks {
     }
 
     /// No commit of another transaction may take the timestamp at which a rollback is left here.
-    fn prepare(&self, concurrency: &Concurrency) {
-        concurrency.raise_max_ts(self.start_ts);
+    fn raises_to(&self) -> Ts {
+        self.start_ts
     }
 
     fn decide(

@@ -81,10 +81,10 @@ impl WriteCommand for CheckTxnStatus {
     }
 
     /// What is answered must stay true: no commit at or below these timestamps may be chosen later.
-    fn prepare(&self, concurrency: &Concurrency) {
-        concurrency.raise_max_ts(self.start_ts);
-        concurrency.raise_max_ts(self.caller_start_ts);
-        concurrency.raise_max_ts(self.current_ts);
+    fn raises_to(&self) -> Ts {
+        let all = [self.start_ts, self.caller_start_ts, self.current_ts];
+        // Who reads the newest says so with the last of all.
+        all.into_iter().filter(|ts| *ts != Ts::MAX).fold(Ts::ZERO, Ts::max)
     }
 
     fn decide(

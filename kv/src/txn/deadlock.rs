@@ -209,7 +209,9 @@ fn is_live(known: &Known, now: Duration) -> bool {
 /// An edge as it is by now.
 fn aged(known: &Known, now: Duration) -> WaitEdge {
     let since = now.saturating_sub(known.told_at).as_millis();
-    let waited_ms = known.edge.waited_ms + u64::try_from(since).unwrap_or(u64::MAX);
+    let since = u64::try_from(since).unwrap_or(u64::MAX);
+    // What was told is some store's word.
+    let waited_ms = known.edge.waited_ms.saturating_add(since);
     WaitEdge { waited_ms, ..known.edge.clone() }
 }
 

@@ -135,6 +135,19 @@ pub enum Error {
         safe_point: Ts,
     },
 
+    /// Nobody can have this timestamp from the scheduler yet. What is read at it could not stay true without harm to
+    /// others.
+    #[error(
+        "the scheduler has not given timestamp {ts} to anybody, its newest is {newest}: take timestamps from the \
+         scheduler of this cluster"
+    )]
+    NotGiven {
+        /// What the request named.
+        ts: Ts,
+        /// What the scheduler has answered.
+        newest: Ts,
+    },
+
     /// Waiting for the lock would close a circle. Its edges, from the refused one to the one that leads back.
     #[error("deadlock: the transaction that began at {} would wait for itself, by {} others", .0[0].waiter, .0.len() - 1)]
     Deadlock(Vec<WaitsFor>),
@@ -275,6 +288,7 @@ impl Error {
             | Error::PessimisticLockNotFound { .. }
             | Error::TxnIsOver { .. }
             | Error::TooOld { .. }
+            | Error::NotGiven { .. }
             | Error::LockKindMismatch { .. }
             | Error::Invalid(_) => wire.abort = text,
             Error::Other(error) => return Err(error),

@@ -2,7 +2,8 @@
 //!
 //! # A read
 //!
-//! 1. It raises `max_ts` and looks at the locks in memory.
+//! 1. Its timestamp must be one that the scheduler can have given ([`Horizon`]). It raises `max_ts` and looks at the
+//!    locks in memory.
 //! 2. It takes a view, and asks whether versions of its timestamp are all there ([`SafePoints`]).
 //! 3. It reads: single keys and small batches on the caller's thread ([`TxnStore::read`]), all else on the read pool
 //!    ([`TxnStore::read_at_length`]).
@@ -13,10 +14,10 @@
 //!
 //! # A write
 //!
-//! 1. Its caller brings a permit: room for the write.
+//! 1. Its caller brings a permit: room for the write. While a write waits for the scheduler others have the room.
 //! 2. It takes the latches of its keys ([`Latches`]): lines, first come, first served.
-//! 3. It raises `max_ts`, takes a view, and decides. If it may lock, it is let in ([`SafePoints`]). If it may choose a
-//!    commit timestamp, `max_ts` must be fresh for the term and version of that view
+//! 3. It raises `max_ts`, as a read does, takes a view, and decides. If it may lock, it is let in ([`SafePoints`]). If
+//!    it may choose a commit timestamp, `max_ts` must be fresh for the term and version of that view
 //!    ([`freshness`](super::freshness)); if it is not, the latches are given back meanwhile.
 //! 4. Its batch is written with the view's term, so that it is refused if there was another leader in between. The
 //!    permit takes latches, admission, locks in memory and the wake-up along: they go when the write is in, also if the
@@ -47,8 +48,9 @@ use super::concurrency::{Concurrency, Published};
 use super::delete_range::DeleteRange;
 use super::error::{Error, Result};
 use super::form::TxnKeys;
-use super::freshness::{Freshness, Reign, Timestamps};
+use super::freshness::{Freshness, Reign};
 use super::history;
+use super::horizon::{Horizon, Timestamps};
 use super::lock_waits::{Detecting, Edge, LockWait, LockWaits, Turn};
 use super::pessimistic_lock::{KeyLocked, PessimisticLock, PessimisticLocked};
 use super::planted::Planted;
@@ -71,6 +73,7 @@ pub struct TxnStore {
     lock_wait: Duration,
     latches: Arc<Latches>,
     concurrency: Arc<Concurrency>,
+    horizon: Horizon,
     freshness: Freshness,
     waits: Arc<LockWaits>,
     safe_points: Arc<SafePoints>,
@@ -120,7 +123,8 @@ impl TxnStore {
             lock_wait: limits.lock_wait,
             latches: Latches::new(),
             concurrency: Concurrency::new(),
-            freshness: Freshness::new(timestamps),
+            horizon: Horizon::new(timestamps),
+            freshness: Freshness::default(),
             waits: LockWaits::new(),
             safe_points: SafePoints::none(),
             detecting: None,
@@ -195,8 +199,7 @@ impl TxnStore {
         context: &RequestContext,
         mut command: C,
     ) -> Result<C::Answer> {
-        command.prepare(&self.concurrency)?;
-        let view = self.view_for(context, &command).await?;
+        let view = self.view_for(context, &mut command).await?;
         command.run(&view)
     }
 
@@ -210,8 +213,7 @@ impl TxnStore {
         C: ReadCommand + Send + 'static,
         C::Answer: Send + 'static,
     {
-        command.prepare(&self.concurrency)?;
-        let view = self.view_for(context, &command).await?;
+        let view = self.view_for(context, &mut command).await?;
         self.reads.run(LongRead(move || command.run(&view))).await?
     }
 
@@ -237,8 +239,8 @@ impl TxnStore {
         command: &C,
         permit: Permit,
     ) -> Result<C::Answer> {
-        let decided = self.decide(context, command).await?;
-        self.finish(context, decided, permit).await
+        let decided = self.decide(context, command, permit).await?;
+        self.finish(context, decided).await
     }
 
     /// Runs a lock request until it is done or has to wait. `turn` is the one that it waited for, if it did.
@@ -261,13 +263,14 @@ impl TxnStore {
         turn: Option<Turn>,
         permit: Permit,
     ) -> Result<Locking> {
-        let Decided { effect, term, latch, admission } = self.decide(context, command).await?;
+        let decided = self.decide(context, command, permit).await?;
+        let Decided { effect, term, latch, admission, permit } = decided;
         let Effect { batch, answer, published, released } = effect;
         let (key, lock) = match answer {
             PessimisticLocked::Done(answer) => {
                 let effect = Effect { batch, answer, published, released };
-                let decided = Decided { effect, term, latch, admission };
-                let results = self.finish(context, decided, permit).await?;
+                let decided = Decided { effect, term, latch, admission, permit };
+                let results = self.finish(context, decided).await?;
                 // A key without a value may have stayed free: then the next in line has its turn.
                 if let Some(turn) = turn.filter(|_| !command.lock_only_if_exists) {
                     turn.keep(command.start_ts);
@@ -345,12 +348,13 @@ impl TxnStore {
         &self,
         context: &RequestContext,
         command: &C,
+        mut permit: Permit,
     ) -> Result<Decided<C::Answer>> {
         loop {
-            if command.locks_for().is_some() {
-                // Nobody shall wait for the scheduler at a latch.
-                self.safe_points.until_heard().await;
-            }
+            // Nobody shall wait for the scheduler at a latch, with room that others need, or keep old versions alive.
+            let admitted;
+            (permit, admitted) = permit.aside(self.admit(command)).await;
+            admitted?;
             let keys = command.keys();
             let latch = self.latches.acquire(keys.iter().map(Key::to_bytes)).await;
             command.prepare(&self.concurrency);
@@ -364,24 +368,36 @@ impl TxnStore {
             };
             let reign = Reign::of(&view);
             if command.needs_fresh_max_ts() && !self.is_fresh(reign) {
-                // Nobody shall wait for the scheduler at a latch, nor keep old versions alive.
                 drop((latch, view, admission));
-                self.freshness.learn(reign, &self.concurrency).await;
+                (permit, ()) = permit.aside(self.learn(reign)).await;
                 continue;
             }
             let effect = command.run(&view, &self.concurrency)?;
-            return Ok(Decided { effect, term: view.term, latch, admission });
+            return Ok(Decided { effect, term: view.term, latch, admission, permit });
         }
     }
 
+    /// Waits for what the scheduler must have said before a write takes its latches.
+    async fn admit<C: WriteCommand>(&self, command: &C) -> Result<()> {
+        if command.locks_for().is_some() {
+            self.safe_points.until_heard().await;
+        }
+        self.admit_ts(command.raises_to()).await
+    }
+
+    async fn admit_ts(&self, ts: Ts) -> Result<()> {
+        if self.has(Planted::HorizonForgotten) { Ok(()) } else { self.horizon.admit(ts).await }
+    }
+
+    /// Raises `max_ts` above all reads before this reign, which has begun.
+    async fn learn(&self, reign: Reign) {
+        self.concurrency.raise_max_ts(self.horizon.newest().await);
+        self.freshness.learn(reign);
+    }
+
     /// Step 4.
-    async fn finish<A>(
-        &self,
-        context: &RequestContext,
-        decided: Decided<A>,
-        permit: Permit,
-    ) -> Result<A> {
-        let Decided { effect, term, latch, admission } = decided;
+    async fn finish<A>(&self, context: &RequestContext, decided: Decided<A>) -> Result<A> {
+        let Decided { effect, term, latch, admission, permit } = decided;
         let Effect { batch, answer, published, released } = effect;
         let wake = Wake { waits: Arc::clone(&self.waits), released };
         // Where locks are published the latch stays: two of one key would be seen at once.
@@ -419,12 +435,15 @@ impl TxnStore {
         self.concurrency.planted() == Some(bug)
     }
 
-    /// A view in which all versions are that the command may have to see, at the leader or where the client has asked.
+    /// Steps 1 and 2 of a read: a view in which all versions are that it may have to see, at the leader or where the
+    /// client has asked.
     async fn view_for<C: ReadCommand>(
         &self,
         context: &RequestContext,
-        command: &C,
+        command: &mut C,
     ) -> Result<RegionView> {
+        self.admit_ts(command.raises_to()).await?;
+        command.prepare(&self.concurrency)?;
         let ts = command.reads_at();
         loop {
             if ts.is_some() {
@@ -457,6 +476,7 @@ struct Decided<A> {
     term: Term,
     latch: Latch,
     admission: Option<Admission>,
+    permit: Permit,
 }
 
 /// What ends with a write, in this order.

@@ -15,27 +15,18 @@
 //! scheduler waits for it, until its deadline.
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use skerry_proto::types::{Term, Ts};
+use skerry_proto::types::Term;
 
-use super::concurrency::Concurrency;
 use crate::storage::RegionView;
 
 /// Regions after which all is forgotten, which costs each a timestamp. More than a store leads.
 const REGIONS_MAX: usize = 65_536;
 
-/// Where timestamps come from: the scheduler.
-pub trait Timestamps: Send + Sync {
-    /// A timestamp above all that were given out before. Waits for as long as nobody can say.
-    fn newest(&self) -> Pin<Box<dyn Future<Output = Ts> + Send + '_>>;
-}
-
 /// For which regions `max_ts` is fresh. One for a store.
+#[derive(Default)]
 pub struct Freshness {
-    source: Arc<dyn Timestamps>,
     /// By region. Nothing is awaited under it.
     learnt: Mutex<BTreeMap<u64, Reign>>,
 }
@@ -57,19 +48,13 @@ impl Reign {
 }
 
 impl Freshness {
-    /// Nothing was learnt yet.
-    pub fn new(source: Arc<dyn Timestamps>) -> Freshness {
-        Freshness { source, learnt: Mutex::default() }
-    }
-
     /// Whether `max_ts` is above all reads before this reign.
     pub fn is_learnt(&self, reign: Reign) -> bool {
         self.lock().get(&reign.region_id) == Some(&reign)
     }
 
-    /// Makes it so. The reign has begun before the call.
-    pub async fn learn(&self, reign: Reign, concurrency: &Concurrency) {
-        concurrency.raise_max_ts(self.source.newest().await);
+    /// `max_ts` was raised to a timestamp that was asked for when the reign had begun.
+    pub fn learn(&self, reign: Reign) {
         let mut learnt = self.lock();
         if learnt.len() >= REGIONS_MAX {
             learnt.clear();

@@ -36,8 +36,11 @@ impl ReadCommand for Get {
         Some(self.rules.ts)
     }
 
-    fn prepare(&mut self, concurrency: &Concurrency) -> Result<()> {
-        concurrency.raise_max_ts(self.rules.ts);
+    fn raises_to(&self) -> Ts {
+        self.rules.ts
+    }
+
+    fn meet_locks(&mut self, concurrency: &Concurrency) -> Result<()> {
         concurrency.check_key(&self.key, &self.rules)
     }
 
@@ -85,8 +88,11 @@ impl ReadCommand for BatchGet {
         Some(self.rules.ts)
     }
 
-    fn prepare(&mut self, concurrency: &Concurrency) -> Result<()> {
-        concurrency.raise_max_ts(self.rules.ts);
+    fn raises_to(&self) -> Ts {
+        self.rules.ts
+    }
+
+    fn meet_locks(&mut self, concurrency: &Concurrency) -> Result<()> {
         self.keys.iter().try_for_each(|key| concurrency.check_key(key, &self.rules))
     }
 

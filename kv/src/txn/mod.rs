@@ -23,13 +23,12 @@
 //!
 //! Whoever runs commands (the [`executor`]) does this, and needs to know nothing else about them:
 //!
-//! 1. Reads ([`ReadCommand`]): `prepare` with the store's [`Concurrency`]; take a view; refuse what is below the safe
-//!    point ([`crate::gc::SafePoints`]); `run`.
-//! 2. Writes ([`WriteCommand`]): take the latches of `keys`; `prepare`; take a view; let in what may lock, until its
-//!    write has ended; if the command needs it, see that `max_ts` is fresh for this view, or make it so and begin
-//!    again; `run`; write [`Effect::batch`] with the view's
-//!    term; then drop [`Effect::published`] and the latches, wake whoever waits for [`Effect::released`], and give
-//!    the answer.
+//! 1. Reads ([`ReadCommand`]): refuse a timestamp that nobody was given ([`horizon`]); `prepare` with the store's
+//!    [`Concurrency`]; take a view; refuse what is below the safe point ([`crate::gc::SafePoints`]); `run`.
+//! 2. Writes ([`WriteCommand`]): refuse such a timestamp; take the latches of `keys`; `prepare`; take a view; let in
+//!    what may lock, until its write has ended; if the command needs it, see that `max_ts` is fresh for this view, or
+//!    make it so and begin again; `run`; write [`Effect::batch`] with the view's term; then drop [`Effect::published`]
+//!    and the latches, wake whoever waits for [`Effect::released`], and give the answer.
 //! 3. Commands for a whole region ([`Steps`]): take a view without latches and ask for the `next` command, run it as
 //!    above, and so on until there is none.
 //!
@@ -40,7 +39,7 @@
 //! second time, or refuses.
 //!
 //! What a command does not do: it waits for nobody, takes no latches, proposes nothing, and knows no clock: all
-//! timestamps come with it. Latches and waiting are the executor's, with [`freshness`],
+//! timestamps come with it. Latches and waiting are the executor's, with [`freshness`], [`horizon`],
 //! [`lock_waits`], [`patience`], [`telling`] and [`deadlock`] beside it.
 
 use std::sync::Arc;
@@ -69,6 +68,7 @@ pub mod garbage;
 pub mod get;
 pub mod heartbeat;
 pub mod history;
+pub mod horizon;
 pub mod lock_waits;
 pub mod patience;
 pub mod pessimistic_lock;
@@ -85,7 +85,7 @@ pub mod telling;
 pub use concurrency::{Concurrency, Published};
 pub use error::{Error, Result};
 pub use executor::{Locking, TxnLimits, TxnStore};
-pub use freshness::Timestamps;
+pub use horizon::Timestamps;
 
 /// A command that writes nothing.
 pub trait ReadCommand {
@@ -97,8 +97,17 @@ pub trait ReadCommand {
         None
     }
 
+    /// At which timestamp it looks: nothing that it has not seen may be committed at or below it later.
+    fn raises_to(&self) -> Ts;
+
+    /// Looks at locks in memory, when `max_ts` is raised.
+    fn meet_locks(&mut self, concurrency: &Concurrency) -> Result<()>;
+
     /// Raises `max_ts` and looks at locks in memory. Always before the view is taken.
-    fn prepare(&mut self, concurrency: &Concurrency) -> Result<()>;
+    fn prepare(&mut self, concurrency: &Concurrency) -> Result<()> {
+        concurrency.raise_max_ts(self.raises_to());
+        self.meet_locks(concurrency)
+    }
 
     /// The timestamp at which any replica may serve it; none if only the leader may.
     fn replica_ts(&self) -> Option<Ts> {
@@ -133,8 +142,15 @@ pub trait WriteCommand {
         false
     }
 
+    /// At which timestamp it reads what must stay true; 0 if it does not.
+    fn raises_to(&self) -> Ts {
+        Ts::ZERO
+    }
+
     /// Raises `max_ts` for what it is about to read. Always before the view is taken.
-    fn prepare(&self, _concurrency: &Concurrency) {}
+    fn prepare(&self, concurrency: &Concurrency) {
+        concurrency.raise_max_ts(self.raises_to());
+    }
 
     /// Decides, for keys that are in the region.
     fn decide(

@@ -90,8 +90,8 @@ impl WriteCommand for PessimisticLock {
 
     /// The request reads the newest values at `for_update_ts`, and its answer must stay true: also that of a check
     /// that a key does not exist.
-    fn prepare(&self, concurrency: &Concurrency) {
-        concurrency.raise_max_ts(self.for_update_ts);
+    fn raises_to(&self) -> Ts {
+        self.for_update_ts
     }
 
     fn decide(&self, view: &RegionView, _: &Arc<Concurrency>) -> Result<Effect<PessimisticLocked>> {

@@ -15,6 +15,8 @@ pub enum Planted {
     MaxTsNotRaised,
     /// Shortcut commits choose the timestamp of the newest read, instead of one above it.
     CommitAtRead,
+    /// Timestamps that the scheduler has not given are read at.
+    HorizonForgotten,
     /// Shortcut commits are decided without knowing what former leaders have read.
     MaxTsNotFresh,
     /// A one-phase commit passes over the locks of others.
@@ -35,11 +37,12 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 12] = [
+    pub const ALL: [Planted; 13] = [
         Planted::RollbackForgotten,
         Planted::RollbackUnprotected,
         Planted::MaxTsNotRaised,
         Planted::CommitAtRead,
+        Planted::HorizonForgotten,
         Planted::MaxTsNotFresh,
         Planted::OnePhaseIgnoresLock,
         Planted::LatchReleasedEarly,

@@ -11,6 +11,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 use skerry_proto::raft_serverpb::RaftApplyState;
+use skerry_proto::types::Ts;
 use skerry_raftstore::engine::ColumnFamily;
 use skerry_raftstore::keys;
 
@@ -33,8 +34,11 @@ impl ReadCommand for ReadIndex {
     /// 0 on a store without a log.
     type Answer = u64;
 
-    fn prepare(&mut self, concurrency: &Concurrency) -> Result<()> {
-        concurrency.raise_max_ts(self.rules.ts);
+    fn raises_to(&self) -> Ts {
+        self.rules.ts
+    }
+
+    fn meet_locks(&mut self, concurrency: &Concurrency) -> Result<()> {
         let mut ranges = self.ranges.iter().map(|(start, end)| range_of(start, end));
         ranges.try_for_each(|range| concurrency.check_range(&range, &self.rules))
     }

@@ -102,8 +102,11 @@ impl ReadCommand for Scan {
         Some(self.rules.ts)
     }
 
-    fn prepare(&mut self, concurrency: &Concurrency) -> Result<()> {
-        concurrency.raise_max_ts(self.rules.ts);
+    fn raises_to(&self) -> Ts {
+        self.rules.ts
+    }
+
+    fn meet_locks(&mut self, concurrency: &Concurrency) -> Result<()> {
         self.in_memory = concurrency.locks_in(&range_of(&self.start, &self.end));
         Ok(())
     }

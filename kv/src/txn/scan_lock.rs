@@ -42,8 +42,11 @@ impl ReadCommand for ScanLock {
     /// Keys with their locks, in the order of keys.
     type Answer = Vec<(Key, Lock)>;
 
-    fn prepare(&mut self, concurrency: &Concurrency) -> Result<()> {
-        concurrency.raise_max_ts(self.max_ts);
+    fn raises_to(&self) -> Ts {
+        self.max_ts
+    }
+
+    fn meet_locks(&mut self, concurrency: &Concurrency) -> Result<()> {
         self.in_memory = concurrency.locks_in(&range_of(&self.start, &self.end));
         Ok(())
     }

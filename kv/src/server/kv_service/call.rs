@@ -4,9 +4,10 @@
 //! The time a call may take is the least of what its gRPC deadline leaves, what its context says,
 //! and [`BUDGET_MAX`]. What running out of it means depends on how far the call is:
 //!
-//! * a write that still waits for its permit has certainly not happened: `ServerIsBusy`;
-//! * a write that has its permit may happen: DEADLINE_EXCEEDED, whose outcome is unknown to the
-//!   client;
+//! * a write that still waits for its permit, for latches or for the scheduler has certainly not
+//!   happened: `ServerIsBusy`;
+//! * a write that was given to the storage may happen: DEADLINE_EXCEEDED, whose outcome is unknown
+//!   to the client;
 //! * a read has changed nothing: DEADLINE_EXCEEDED. Its work ends at its next slice.
 
 use std::future::Future;
@@ -19,7 +20,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::error::{Error, Leaving};
-use crate::storage::{Permit, Permits, RequestContext};
+use crate::storage::{HandedOver, Permit, Permits, RequestContext};
 use crate::txn;
 
 /// Longest life of a call whose client set no deadline, so that a stuck disk does not gather calls
@@ -105,12 +106,17 @@ impl Call {
                 return Err(Refused::Error(error.into()));
             }
         };
+        let handed_over = HandedOver::default();
         tokio::select! {
             biased;
-            result = write(permit) => result.map_err(Refused::Error),
-            () = &mut deadline => {
-                Err(Refused::Late("the deadline passed during the write: its outcome is unknown"))
-            }
+            result = write(permit.telling(&handed_over)) => result.map_err(Refused::Error),
+            () = &mut deadline => Err(match handed_over.is_true() {
+                true => Refused::Late("the deadline passed during the write: its outcome is unknown"),
+                false => {
+                    let error = Error::ServerIsBusy("the deadline passed before the write began");
+                    Refused::Error(error.into())
+                }
+            }),
         }
     }
 }

@@ -27,6 +27,10 @@ impl Timestamps for NoScheduler {
     fn newest(&self) -> Pin<Box<dyn Future<Output = Ts> + Send + '_>> {
         Box::pin(std::future::pending())
     }
+
+    fn passed(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// A service of API V1 over a storage with room for one write, whose writer is turned by hand.
@@ -263,6 +267,27 @@ async fn a_write_that_found_no_room_is_busy_and_one_that_did_is_unknown() {
     assert!(world.writer.try_round().expect("written"));
     assert!(!world.writer.try_round().expect("nothing is left"));
     assert_eq!(world.storage.counts().commands, 1);
+}
+
+/// It chooses its commit timestamp itself, for which it must hear of the scheduler, and there is none.
+#[tokio::test]
+async fn a_write_whose_time_ends_before_it_began_is_busy_and_has_kept_no_room() {
+    let mut world = World::new();
+    let service = world.service.clone();
+    let mut waiting = prewrite("k", "v", 10);
+    waiting.get_mut().try_one_pc = true;
+    waiting.get_mut().context.get_or_insert_default().max_execution_duration_ms = 50;
+    let mut waiting = std::pin::pin!(service.kv_prewrite(waiting));
+    tokio::select! {
+        biased;
+        reply = &mut waiting => panic!("there is no scheduler: {reply:?}"),
+        () = async {} => {}
+    }
+    world.put("other", "v").await;
+    let error = waiting.await.expect("a reply").into_inner().region_error;
+    let busy = error.and_then(|error| error.server_is_busy).expect("certainly not done");
+    assert!(busy.reason.contains("before the write began"), "{busy:?}");
+    assert_eq!(world.storage.counts().commands, 1, "only the other was written");
 }
 
 #[tokio::test]

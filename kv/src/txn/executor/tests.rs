@@ -13,11 +13,16 @@ use skerry_proto::kvrpcpb;
 use skerry_proto::types::StoreId;
 use skerry_raftstore::engine::memory::MemoryEngine;
 
+use super::super::check_secondary_locks::CheckSecondaryLocks;
+use super::super::check_txn_status::CheckTxnStatus;
 use super::super::commit::Commit;
-use super::super::get::{Get, Gotten};
+use super::super::get::{BatchGet, Get, Gotten};
 use super::super::pessimistic_rollback::PessimisticRollback;
 use super::super::prewrite::{Change, Mutation, Prewrite, Prewritten, Way};
+use super::super::read_index::ReadIndex;
 use super::super::resolve_lock::ResolveRegion;
+use super::super::scan::Scan;
+use super::super::scan_lock::ScanLock;
 use super::*;
 use crate::mvcc::ReadRules;
 use crate::storage::local::Writer;
@@ -47,6 +52,10 @@ impl Timestamps for Scheduler {
         let (sender, receiver) = oneshot::channel();
         self.asked.lock().unwrap().push(sender);
         Box::pin(async { receiver.await.unwrap() })
+    }
+
+    fn passed(&self) -> Duration {
+        Duration::ZERO
     }
 }
 
@@ -85,6 +94,14 @@ impl World {
             let permit = store.permits().acquire(1).await;
             store.write(&context(), &command, permit).await
         })
+    }
+
+    fn begin_read<C>(&self, command: C) -> Going<Result<()>>
+    where
+        C: ReadCommand + 'static,
+    {
+        let store = self.store.clone();
+        begin(async move { store.read(&context(), command).await.map(drop) })
     }
 
     fn begin_lock(&self, command: PessimisticLock, turn: Option<Turn>) -> Going<Result<Locking>> {
@@ -172,6 +189,28 @@ fn put(user: &'static str, start_ts: u64, way: Way) -> Prewrite {
     }
 }
 
+fn status_of(user: &str, start_ts: u64) -> CheckTxnStatus {
+    CheckTxnStatus {
+        primary: key(user),
+        start_ts: Ts::from(start_ts),
+        caller_start_ts: Ts::ZERO,
+        current_ts: Ts::ZERO,
+        rollback_if_not_exist: false,
+        force_sync_commit: false,
+        resolving_pessimistic_lock: false,
+        verify_is_primary: false,
+    }
+}
+
+fn scan_at(ts: Ts) -> Scan {
+    Scan::new(Bytes::new(), Bytes::new(), 1, ReadRules::at(ts))
+}
+
+/// Only whether it was done.
+fn told<T: 'static>(going: Going<Result<T>>) -> Going<Result<()>> {
+    Box::pin(async { going.await.map(drop) })
+}
+
 fn commit(user: &str, start_ts: u64, commit_ts: u64) -> Commit {
     Commit { keys: vec![key(user)], start_ts: Ts::from(start_ts), commit_ts: Ts::from(commit_ts) }
 }
@@ -255,6 +294,65 @@ fn a_commit_in_one_phase_first_learns_a_fresh_timestamp_and_shows_its_lock_while
     let next = world.write(put("k", 201, Way::OnePhase));
     assert!(matches!(next, Ok(Prewritten::Done { .. })), "once learnt it is not asked again");
     assert_eq!(world.scheduler.answer(0), 0);
+}
+
+/// What reads of one client do to commits of another, if nobody knows the time.
+#[test]
+fn who_reads_at_a_timestamp_that_nobody_was_given_is_refused_and_lifts_no_commit() {
+    let mut world = World::new();
+    let far = Ts::compose(1_000_000_000, 0);
+    let rules = || ReadRules::at(far);
+    let scan = ScanLock::new(far, Bytes::new(), Bytes::new(), 0);
+    let index = ReadIndex { rules: rules(), ranges: Vec::new() };
+    let status = CheckTxnStatus { caller_start_ts: far, ..status_of("k", 10) };
+    let secondaries = CheckSecondaryLocks { keys: vec![key("k")], start_ts: far };
+    let check = Mutation::new(key("k"), Change::CheckNotExists);
+    let check = Prewrite { mutations: vec![check], start_ts: far, ..put("k", 10, Way::TwoPhases) };
+    let attempts = vec![
+        world.begin_read(Get { key: key("k"), rules: rules() }),
+        world.begin_read(BatchGet { keys: vec![key("k")], rules: rules(), reply_bytes_max: 9 }),
+        world.begin_read(scan_at(far)),
+        world.begin_read(scan),
+        world.begin_read(index),
+        told(world.begin(status)),
+        told(world.begin(secondaries)),
+        told(world.begin(check)),
+        told(world.begin_lock(lock("k", 10, far.get()), None)),
+    ];
+    let permits: Vec<_> = (0..4).map(|_| begin(acquire(world.storage.permits().clone()))).collect();
+    assert!(
+        permits.into_iter().all(|mut permit| poll(&mut permit).is_some()),
+        "who waits has none"
+    );
+    assert_eq!(world.scheduler.answer(100), attempts.len(), "none is believed");
+    for mut attempt in attempts {
+        let refused = poll(&mut attempt).expect("the scheduler has answered").unwrap_err();
+        assert!(matches!(refused, Error::NotGiven { ts, .. } if ts == far), "{refused}");
+    }
+
+    let mut going = world.begin(put("k", 110, Way::OnePhase));
+    assert_eq!(world.scheduler.answer(120), 1);
+    assert!(poll(&mut going).is_none() && world.writer.try_round().unwrap());
+    let Some(Ok(Prewritten::Done { one_phase_commit_ts, .. })) = poll(&mut going) else {
+        panic!("it is committed");
+    };
+    assert_eq!(one_phase_commit_ts, Ts::from(121), "where its readers are");
+    assert_eq!(world.get("k", 130).unwrap(), Some(Bytes::from_static(b"v")));
+    assert!(world.get("k", u64::MAX).unwrap().is_some(), "the newest may be read by everybody");
+}
+
+#[test]
+fn who_waits_for_the_scheduler_lets_others_have_its_room() {
+    let mut world = World::new();
+    let mut going: Vec<_> = ["a", "b", "c", "d"]
+        .into_iter()
+        .map(|user| world.begin(put(user, 10, Way::OnePhase)))
+        .collect();
+    world.write(put("k", 11, Way::TwoPhases)).unwrap();
+    assert_eq!(world.scheduler.answer(100), 4);
+    assert!(going.iter_mut().all(|going| poll(going).is_none()));
+    assert!(world.writer.try_round().unwrap());
+    assert!(going.iter_mut().all(|going| matches!(poll(going), Some(Ok(_)))));
 }
 
 #[test]

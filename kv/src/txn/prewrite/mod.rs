@@ -170,11 +170,10 @@ impl WriteCommand for Prewrite {
     }
 
     /// A check that writes nothing is a read, and its answer must stay true.
-    fn prepare(&self, concurrency: &Concurrency) {
+    fn raises_to(&self) -> Ts {
         let mut mutations = self.mutations.iter();
-        if mutations.any(|mutation| mutation.change == Change::CheckNotExists) {
-            concurrency.raise_max_ts(self.start_ts);
-        }
+        let reads = mutations.any(|mutation| mutation.change == Change::CheckNotExists);
+        if reads { self.start_ts } else { Ts::ZERO }
     }
 
     fn decide(

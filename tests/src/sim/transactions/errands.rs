@@ -9,18 +9,21 @@
 //! | skew | two lists | one of them; now and then it holds the other by a lock |
 //! | removal | a list | removes it |
 //! | index | the first list | that list, and an entry of an index that nobody reads, without locking it |
+//! | prophecy | a list, at a timestamp that nobody was given | nothing, and must not move commits there |
 //! | knot | some strings, which it locks one after the other, with pauses and long patience | the same |
 //!
 //! Every value has a part that occurs nowhere else, so that a read tells whose write it saw. Keys are spread over the
 //! letters, so that regions are cut between them.
 
 use bytes::Bytes;
-use skerry_kv::mvcc::Key;
+use skerry_kv::mvcc::{Key, ReadRules};
+use skerry_kv::txn::Error;
+use skerry_kv::txn::get::Get;
 use skerry_kv::txn::prewrite::Change;
 use skerry_proto::types::Ts;
 use skerry_raftstore::time::splitmix64;
 
-use super::client::Client;
+use super::client::{Came, Client};
 use super::percolator::{Stop, Style, Txn};
 use crate::sim::chance::Chance;
 use crate::sim::clients::KEYS;
@@ -34,6 +37,9 @@ const ENTRIES: u64 = 2;
 
 /// Keys that are there to be tied.
 const STRINGS: u64 = 3;
+
+/// Of a hundred transactions, those that ask for what is to come.
+const PROPHETS: u64 = 1;
 
 /// How long whoever ties them waits for others: long enough that only who looks for circles breaks one in a second.
 const LONG_PATIENCE: (Moment, Moment) = (2 * SECOND, 4 * SECOND);
@@ -100,6 +106,7 @@ enum Errand {
     Skew,
     Removal,
     Index,
+    Prophecy,
     Knot,
 }
 
@@ -120,6 +127,7 @@ pub(super) async fn live(mut client: Client, manner: Manner) {
         let errand = match client.chance.below(100) {
             _ if again.is_some() || client.chance.percent(manner.knotted) => Errand::Knot,
             _ if client.chance.percent(manner.indexed) => Errand::Index,
+            _ if client.chance.percent(PROPHETS) => Errand::Prophecy,
             // Somebody has to open the bank; that it is open already does no harm.
             0..5 => Errand::Open,
             5..35 => Errand::Transfer,
@@ -186,6 +194,7 @@ async fn run(
 ) -> Result<(), Stop> {
     match errand {
         Errand::Audit => return audit(client, manner, txn).await,
+        Errand::Prophecy => return prophesy(client, manner, txn).await,
         Errand::Open => open(client, manner, txn).await?,
         Errand::Transfer => transfer(client, manner, txn).await?,
         Errand::Append => append(client, manner, txn).await?,
@@ -275,6 +284,24 @@ async fn audit(client: &mut Client, manner: &Manner, txn: &mut Txn) -> Result<()
         client.count("txn: snapshot read again later");
     }
     Ok(())
+}
+
+/// Nobody sees what is committed above such a read, should it be let in: the history shows it.
+async fn prophesy(client: &mut Client, manner: &Manner, txn: &Txn) -> Result<(), Stop> {
+    let key = client.some(&manner.lists, 1).remove(0);
+    let ahead_ms = client.chance.between(60_000, 600_000);
+    let at = Ts::compose(txn.start_ts.physical_ms() + ahead_ms, 0);
+    let came = client.one(&key, |outbox, to| {
+        let (context, get) = (to.context(), Get { key: key.clone(), rules: ReadRules::at(at) });
+        outbox.send("get", to, move |server| {
+            let (store, get) = (server.store(), get.clone());
+            Box::pin(async move { store.read(&context, get).await })
+        })
+    });
+    if let Came::Error(Error::NotGiven { .. }) = came.await {
+        client.count("txn: read at a timestamp that nobody was given refused");
+    }
+    Err(Stop::Idle)
 }
 
 async fn append(client: &mut Client, manner: &Manner, txn: &mut Txn) -> Result<(), Stop> {

@@ -153,7 +153,11 @@ impl Server {
             replies: Replies::new(),
             held: Mutex::default(),
         });
-        let stamps = Arc::new(Stamps { replies: Replies::new(), asked: Mutex::default() });
+        let stamps = Arc::new(Stamps {
+            clock: clock.clone(),
+            replies: Replies::new(),
+            asked: Mutex::default(),
+        });
         let reads = ReadPool::start(0, WRITES_MAX);
         let limits = TxnLimits {
             key_bytes_max: 100,
@@ -468,6 +472,7 @@ impl Storage for Gate {
 
 /// Timestamps that the executor has asked the scheduler for.
 struct Stamps {
+    clock: Arc<dyn Clock>,
     replies: Arc<Replies>,
     asked: Mutex<Vec<Reply<Ts>>>,
 }
@@ -488,5 +493,9 @@ impl Timestamps for Stamps {
                 Err(_) => std::future::pending().await,
             }
         })
+    }
+
+    fn passed(&self) -> Duration {
+        self.clock.monotonic()
     }
 }
