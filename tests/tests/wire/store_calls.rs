@@ -38,6 +38,27 @@ impl Cluster {
         assert!(answer.error.is_none() && answer.region_error.is_none(), "{answer:?}");
     }
 
+    /// Prewrites one pair with async commit; the timestamp that the store has chosen for it.
+    async fn commits_above(&self, key: &'static str, value: &'static str, start: u64) -> u64 {
+        let prewrite = PrewriteRequest {
+            context: self.client.context(),
+            mutations: vec![Mutation {
+                key: key.into(),
+                value: value.into(),
+                ..Default::default()
+            }],
+            primary_lock: key.into(),
+            start_version: start,
+            lock_ttl: 60_000,
+            use_async_commit: true,
+            ..Default::default()
+        };
+        let written = self.client.store().kv_prewrite(prewrite).await.expect("an answer");
+        let written = written.into_inner();
+        assert!(written.errors.is_empty() && written.region_error.is_none(), "{written:?}");
+        written.min_commit_ts
+    }
+
     /// What the store of `context` has at a key.
     async fn read_at(
         &self,
@@ -167,23 +188,30 @@ async fn a_follower_serves_transactions_that_allow_it_and_shows_their_locks() {
     assert!(newest.region_error.is_some_and(|error| error.not_leader.is_some()));
 
     // Its commit timestamp is chosen at the leader, above what the follower has read at.
-    let prewrite = PrewriteRequest {
-        context: cluster.client.context(),
-        mutations: vec![Mutation { key: "k".into(), value: "w".into(), ..Default::default() }],
-        primary_lock: "k".into(),
-        start_version: 50,
-        lock_ttl: 60_000,
-        use_async_commit: true,
-        ..Default::default()
-    };
-    let written = cluster.client.store().kv_prewrite(prewrite).await.expect("an answer");
-    let min_commit_ts = written.get_ref().min_commit_ts;
-    assert!(min_commit_ts > 100, "{written:?}");
+    let min_commit_ts = cluster.commits_above("k", "w", 50).await;
+    assert!(min_commit_ts > 100);
     let below = cluster.read_at(&mut store, allowed.clone(), "k", 100).await;
     assert_eq!((&below.value[..], &below.error), (&b"v"[..], &None));
     let above = cluster.read_at(&mut store, allowed, "k", min_commit_ts).await;
     let locked = above.error.expect("a lock is in the way").locked.expect("it is told");
     assert_eq!((locked.lock_version, locked.use_async_commit), (50, true));
+    cluster.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_at_a_timestamp_that_nobody_was_given_is_refused_everywhere_and_lifts_no_commit() {
+    let cluster = Cluster::start().await;
+    let (peers, _) = cluster.replicas().await;
+    let made_up = u64::MAX - 1;
+    for peer in peers {
+        let mut store = cluster.store(peer.store_id).await;
+        let context = cluster.client.context().expect("a region");
+        let context = Context { peer: Some(peer), replica_read: true, ..context };
+        let refused = cluster.read_at(&mut store, context, "k", made_up).await;
+        let abort = refused.error.expect("it is refused").abort;
+        assert!(abort.contains("has not given timestamp"), "{abort:?}");
+    }
+    assert!(cluster.commits_above("k", "v", 50).await < made_up / 2);
     cluster.stop();
 }
 
