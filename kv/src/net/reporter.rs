@@ -91,6 +91,20 @@ pub struct StoreFlow {
     pub interval: pdpb::TimeInterval,
 }
 
+impl StoreFlow {
+    /// What a heartbeat of the store tells, with this in it.
+    pub fn told_in(self, stats: pdpb::StoreStats) -> pdpb::StoreStats {
+        pdpb::StoreStats {
+            interval: Some(self.interval),
+            bytes_written: self.written.bytes,
+            keys_written: self.written.keys,
+            bytes_read: self.read.bytes,
+            keys_read: self.read.keys,
+            ..stats
+        }
+    }
+}
+
 /// When something was counted last.
 #[derive(Debug)]
 struct Since(Mutex<Duration>);
@@ -438,6 +452,18 @@ mod tests {
     use skerry_raftstore::time::ManualClock;
 
     use super::*;
+
+    #[test]
+    fn what_a_store_has_taken_in_and_given_out_is_told_with_its_interval() {
+        let interval = pdpb::TimeInterval { start_timestamp: 10, end_timestamp: 20 };
+        let extent = |bytes, keys| Extent { bytes, keys, records: 0 };
+        let (written, read) = (extent(1, 2), extent(3, 4));
+        let others = pdpb::StoreStats { capacity: 5, ..Default::default() };
+        let told = StoreFlow { written, read, interval }.told_in(others);
+        assert_eq!((told.bytes_written, told.keys_written), (1, 2));
+        assert_eq!((told.bytes_read, told.keys_read), (3, 4));
+        assert_eq!((told.interval, told.capacity), (Some(interval), 5));
+    }
 
     #[test]
     fn what_a_store_counts_lies_in_one_interval_and_no_moment_in_two() {

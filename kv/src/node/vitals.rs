@@ -21,7 +21,7 @@ use crate::config::{Config, ServerConfig};
 use crate::logging::Escaped;
 use crate::metrics::{self, Reading, Source};
 use crate::net::heartbeats::{self, Registration, Vitals};
-use crate::net::reporter::{Reporter, StoreFlow};
+use crate::net::reporter::Reporter;
 use crate::storage::Storage;
 
 /// Answers the heartbeat task.
@@ -214,15 +214,7 @@ impl StoreVitals {
 impl Vitals for StoreVitals {
     fn store_stats(&self) -> pdpb::StoreStats {
         let Some(reporter) = &self.reporter else { return self.stats() };
-        let StoreFlow { written, read, interval } = reporter.take_flow();
-        pdpb::StoreStats {
-            interval: Some(interval),
-            bytes_written: written.bytes,
-            keys_written: written.keys,
-            bytes_read: read.bytes,
-            keys_read: read.keys,
-            ..self.stats()
-        }
+        reporter.take_flow().told_in(self.stats())
     }
 
     fn region_heartbeats(&self, is_new_stream: bool) -> Vec<pdpb::RegionHeartbeatRequest> {

@@ -243,6 +243,14 @@ async fn a_store_tells_how_it_is_and_what_it_can_promise() {
     let page: serde_json::Value = serde_json::from_str(&page).expect("JSON");
     assert_eq!(page["storage"]["api-version"], 1);
     assert_eq!(page["storage"]["enable-ttl"], true);
-    assert_eq!(page["coprocessor"]["region-max-size"], page["raftstore"]["region-size-max"]);
+    for (theirs, ours) in [
+        ("region-max-size", "region-size-max"),
+        ("region-split-size", "split-size"),
+        ("region-max-keys", "region-keys-max"),
+        ("region-split-keys", "split-keys"),
+    ] {
+        let (theirs, ours) = (&page["coprocessor"][theirs], &page["raftstore"][ours]);
+        assert!(!ours.is_null() && theirs == ours, "{theirs} and {ours}");
+    }
     cluster.stop();
 }
