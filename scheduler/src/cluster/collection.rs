@@ -14,6 +14,10 @@ use crate::gc::{Barrier, BarrierName, Collection, Habit, Marks, Order, Phase, Re
 use crate::moment::Moment;
 use crate::persist::Change;
 
+/// So far ahead of the clock a safe point may be asked for: timestamps may be ahead of it, after a restart or where it
+/// was set back a little.
+const AHEAD_MAX: Duration = Duration::from_secs(60);
+
 /// A mark before and after it was raised.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Advance {
@@ -73,8 +77,9 @@ impl Cluster {
 
     /// Raises both marks to `wanted`, unless the gc safe point is higher already; answers what that is then. This is
     /// the older call, in which nothing asks for barriers; versions behind one stay nevertheless.
-    pub fn raise_safe_point(&self, wanted: u64) -> Result<Decision<u64>> {
+    pub fn raise_safe_point(&self, wanted: u64, now: Moment) -> Result<Decision<u64>> {
         let known = self.safe_point()?;
+        check_has_come(wanted, now)?;
         let answer = known.max(wanted);
         let changes = if answer == known { vec![] } else { vec![Change::SafePoint(answer)] };
         Ok(Decision { answer, changes })
@@ -89,6 +94,7 @@ impl Cluster {
                 "txn safe point {target} is below the present one, {old}"
             )));
         }
+        check_has_come(target, now)?;
         let (new, blocker) = marks.reach(target, now.wall_ms);
         let blocker = blocker.map(|name| {
             let stands_at = marks.barrier(name, now.wall_ms).map_or(0, |barrier| barrier.ts);
@@ -166,6 +172,7 @@ impl Cluster {
                     i64::MAX
                 )));
             }
+            check_has_come(ts, now)?;
             let (reached, _) = marks.reach(ts, now.wall_ms);
             changes.extend((reached > marks.txn()).then_some(Change::TxnSafePoint(reached)));
             marks.install_txn(reached);
@@ -301,4 +308,16 @@ impl Cluster {
 
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Refuses a safe point from the future. Marks never fall: all transactions would be too old until it has come.
+fn check_has_come(target: u64, now: Moment) -> Result<()> {
+    if Ts::from(target).physical_ms() <= now.wall_ms.saturating_add(milliseconds(AHEAD_MAX)) {
+        return Ok(());
+    }
+    Err(invalid(format!(
+        "safe point {target} has not come yet: it is a timestamp, milliseconds since 1970 times {}, and now is {}",
+        Ts::LOGICAL_COUNT,
+        now.wall_ms
+    )))
 }

@@ -258,7 +258,7 @@ impl Runner {
                 self.carry_out(context, Ok(decision), |()| "buried".to_string())
             }
             Command::RaiseSafePoint { to } => {
-                let decision = self.cluster.raise_safe_point(*to);
+                let decision = self.cluster.raise_safe_point(*to, self.now());
                 self.carry_out(context, decision, |safe_point| safe_point.to_string())
             }
             Command::Tell { region, store } => {

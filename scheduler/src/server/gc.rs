@@ -34,7 +34,7 @@ pub(super) async fn update_safe_point(
 ) -> Reply<UpdateGcSafePointResponse> {
     admit(shared, request.header.as_ref())?;
     let wanted = request.safe_point;
-    let raised = shared.decide(|cluster, _| cluster.raise_safe_point(wanted)).await;
+    let raised = shared.decide(|cluster, now| cluster.raise_safe_point(wanted, now)).await;
     reply(shared, raised, |header, safe_point| UpdateGcSafePointResponse {
         header,
         new_safe_point: safe_point.unwrap_or_default(),

@@ -133,7 +133,7 @@ fn a_barrier_holds_it_back_until_it_falls() {
         look.obstacle
     };
     assert!(obstacle(&world).expect("it is held back").contains("backup"));
-    world.decide(|cluster, _| cluster.raise_safe_point(needed + 7));
+    world.decide(|cluster, now| cluster.raise_safe_point(needed + 7, now));
     world.tick();
     world.collect();
     assert_eq!(world.order().collect_to, needed, "what a client raises passes no barrier either");
@@ -148,7 +148,7 @@ fn a_barrier_holds_it_back_until_it_falls() {
 #[test]
 fn what_may_be_gone_cannot_be_kept_any_more() {
     let mut world = World::new();
-    world.decide(|cluster, _| cluster.raise_safe_point(50));
+    world.decide(|cluster, now| cluster.raise_safe_point(50, now));
     let late = BarrierName::of("late");
     assert!(
         world.refused(|cluster, now| cluster.set_barrier(late.clone(), 49, 10, now)).contains("50")
@@ -186,6 +186,16 @@ fn the_older_calls_answer_the_lowest_of_all_services() {
 fn the_newer_calls_keep_the_gc_safe_point_below_the_other() {
     let mut world = World::new();
     world.decide(|cluster, now| cluster.set_barrier(BarrierName::of("b"), 60, i64::MAX, now));
+    for far in [u64::MAX, Ts::compose(world.0.now().wall_ms + 61_000, 0).get()] {
+        let refusals = [
+            world.refused(|cluster, now| cluster.advance_txn_safe_point(far, now)),
+            world.refused(|cluster, now| cluster.raise_safe_point(far, now)),
+            world.refused(|cluster, now| {
+                cluster.update_service_safe_point("gc_worker", i64::MAX, far, now)
+            }),
+        ];
+        assert!(refusals.iter().all(|words| words.contains("has not come yet")), "{refusals:?}");
+    }
     let advance = world.decide(|cluster, now| cluster.advance_txn_safe_point(90, now));
     assert_eq!((advance.old, advance.new), (0, 60));
     assert_eq!(advance.blocker, Some((BarrierName::of("b"), 60)));
