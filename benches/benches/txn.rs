@@ -298,6 +298,7 @@ impl World {
             check_existence: false,
             lock_only_if_exists: false,
             force: false,
+            no_wait: false,
         };
         let permit = apis.txn.permits().acquire(key.len()).await;
         let locked = apis.txn.lock(&context, &lock, None, permit).await.expect("a lock");

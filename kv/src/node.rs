@@ -40,7 +40,7 @@ use crate::net::deadlocks;
 use crate::net::elsewhere::RegionCalls;
 use crate::net::heartbeats::{Heartbeats, Intervals, Registration, Vitals, register};
 use crate::net::scheduler_client::{Failure, SchedulerClient};
-use crate::net::timestamps::PatientTimestamps;
+use crate::net::timestamps::{PatientTimestamps, keep_time};
 use crate::raw::RawStore;
 use crate::raw::value::expiry_of;
 use crate::server::deadlocks::{DeadlockService, IsDetector};
@@ -125,6 +125,7 @@ pub struct Node {
     heartbeats: Option<JoinHandle<()>>,
     /// Takes part in garbage collection.
     collector: JoinHandle<()>,
+    timekeeper: JoinHandle<()>,
     logger: Logger,
     /// Released last: the lock must outlive everything that writes below it.
     _directory: DataDirectory,
@@ -223,6 +224,7 @@ impl Node {
             engine,
             core,
             raw,
+            timekeeper: tokio::spawn(keep_time(Arc::clone(&txn))),
             txn,
             timestamps,
             metrics,
@@ -300,7 +302,7 @@ impl Node {
             // Its own errors have ended the process already.
             let _ = server.await;
         }
-        for task in self.heartbeats.into_iter().chain([self.collector]) {
+        for task in self.heartbeats.into_iter().chain([self.collector, self.timekeeper]) {
             task.abort();
             // What it holds of the store must be gone before the store is. It ends with an error: it was aborted.
             let _ = task.await;

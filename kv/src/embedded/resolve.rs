@@ -11,6 +11,7 @@
 //! A transaction that asked for async commit may have fallen back to two phases at some of its keys: then its locks say
 //! nothing, and it ends at its primary key as any other.
 
+use skerry_proto::kvrpcpb::Action;
 use skerry_proto::types::Ts;
 
 use super::client::{Client, Locks, region_key};
@@ -100,6 +101,10 @@ impl Client {
             let permit = target.wait(target.member.txn.permits().acquire(COMMAND_BYTES));
             match target.wait(target.member.txn.write(&target.context, &command, permit)) {
                 Err(txn::Error::TxnNotFound { .. }) => Ok(None),
+                // Left by a statement that was given up: its transaction has chosen another primary key since.
+                Err(txn::Error::PrimaryMismatch { .. }) if lock.is_pessimistic() => {
+                    Ok(Some(TxnStatus::RolledBack(Action::NoAction)))
+                }
                 answered => answered.map(Some),
             }
         })

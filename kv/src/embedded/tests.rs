@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 use super::client::region_key;
 use super::*;
+use crate::txn::WriteCommand;
+use crate::txn::pessimistic_lock::{PessimisticLock, PessimisticLocked};
 use crate::txn::prewrite::{Change, Mutation, Prewrite, Prewritten, Way};
 
 mod garbage;
@@ -246,12 +248,17 @@ fn prewrite_as(db: &Db, start_ts: Ts, primary: &str, keys: &[&str], ttl_ms: u64,
         assertion_level: AssertionLevel::Off,
         way,
     };
-    let key = client.key(keys[0].as_bytes()).expect("a key");
-    let locked = client.at(region_key(&key), |target| {
+    let locked = run(db, &command);
+    assert!(matches!(locked, Prewritten::Done { .. }), "{locked:?}");
+}
+
+/// Runs a command as somebody else.
+fn run<C: WriteCommand>(db: &Db, command: &C) -> C::Answer {
+    let answer = db.client().at(region_key(&command.keys()[0]), |target| {
         let permit = target.wait(target.member.txn.permits().acquire(1));
-        target.wait(target.member.txn.write(&target.context, &command, permit))
+        target.wait(target.member.txn.write(&target.context, command, permit))
     });
-    assert!(matches!(locked, Ok(Prewritten::Done { .. })), "{locked:?}");
+    answer.unwrap_or_else(|error| panic!("{}: {error}", command.name()))
 }
 
 #[test]
@@ -294,6 +301,31 @@ fn a_reader_passes_a_lock_that_can_only_commit_later_and_a_writer_waits_for_it()
     assert_eq!(reader.scan("", "", 9), Ok(pairs(&[("a", "old"), ("b", "old")])));
     db.transaction(|txn| txn.put("b", "new")).expect("in the end its time is over");
     assert_eq!(db.begin().scan("", "", 9), Ok(pairs(&[("a", "old"), ("b", "new")])));
+}
+
+/// A client of the fleet locked `c` in a statement that it gave up, and chose another primary key in the next one.
+#[test]
+fn a_lock_of_a_statement_that_was_given_up_goes_while_its_transaction_lives() {
+    let home = home();
+    let db = open(&home);
+    let start_ts = db.client().timestamp();
+    let left = PessimisticLock {
+        keys: vec![(db.client().key(b"c").expect("a key"), false)],
+        primary: Bytes::from_static(b"b"),
+        start_ts,
+        ttl_ms: 3_600_000,
+        for_update_ts: start_ts,
+        min_commit_ts: Ts::ZERO,
+        return_values: false,
+        check_existence: false,
+        lock_only_if_exists: false,
+        force: false,
+        no_wait: false,
+    };
+    assert!(matches!(run(&db, &left), PessimisticLocked::Done(_)));
+    prewrite_as(&db, start_ts, "a", &["a", "b"], 3_600_000, Way::TwoPhases);
+    db.transaction(|txn| txn.put("c", "new")).expect("nobody holds it any more");
+    assert_eq!(db.begin().get("c"), Ok(value("new")));
 }
 
 #[test]

@@ -18,7 +18,6 @@
 
 use std::collections::BTreeSet;
 
-use skerry_proto::kvrpcpb::IsolationLevel;
 use skerry_proto::types::Ts;
 
 use super::{Key, Lock, LockKind};
@@ -32,17 +31,6 @@ pub enum Isolation {
     Snapshot,
     /// The newest that is committed and below its timestamp; locks do not matter.
     ReadCommitted,
-}
-
-impl From<IsolationLevel> for Isolation {
-    /// Read committed *with a check for newer versions* is served as snapshot isolation, which promises more: a client
-    /// of that level repeats its read at a newer timestamp if it meets a conflict, and here never does.
-    fn from(wire: IsolationLevel) -> Isolation {
-        match wire {
-            IsolationLevel::Rc => Isolation::ReadCommitted,
-            IsolationLevel::Si | IsolationLevel::RcCheckTs => Isolation::Snapshot,
-        }
-    }
 }
 
 /// How a read wants to be answered.

@@ -1,4 +1,4 @@
-//! Timestamps of the scheduler for whoever cannot go on without one.
+//! Timestamps of the scheduler for whoever cannot go on without one, and a look at its time now and then.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,7 +10,10 @@ use skerry_raftstore::time::{Clock as _, SystemClock};
 use slog::Logger;
 
 use super::scheduler_client::SchedulerClient;
-use crate::txn::Timestamps;
+use crate::txn::{Timestamps, TxnStore};
+
+/// Between two looks at the scheduler's time.
+const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Asks until it is told: who waits has a deadline of its own.
 pub struct PatientTimestamps {
@@ -42,5 +45,14 @@ impl Timestamps for PatientTimestamps {
 
     fn passed(&self) -> Duration {
         SystemClock.monotonic()
+    }
+}
+
+/// Keeps a store near the scheduler's time, so that it tells by itself which timestamps can have been given, also one
+/// that nobody has read at yet. For ever; ended by dropping the future.
+pub async fn keep_time(store: Arc<TxnStore>) {
+    loop {
+        store.look_at_time().await;
+        tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }

@@ -87,7 +87,8 @@ pub trait Storage: Send + Sync {
         self.async_snapshot(&RequestContext { replica_read: false, ..*context })
     }
 
-    /// Writes `batch`; answers when it is durable. `permit` is held until then.
+    /// Writes `batch`; answers when it is durable. `permit` is held until then, and told of it first
+    /// ([`Permit::hand_over`]): before that the write has certainly not happened.
     fn async_write(
         &self,
         context: &RequestContext,

@@ -13,13 +13,13 @@
 //! What waits here is bounded by the edge: each waiter is one request of one connection.
 
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 
 use futures_channel::oneshot;
+use futures_util::FutureExt as _;
 
 /// The room and the line before it.
 pub struct Permits {
@@ -180,7 +180,7 @@ impl Permit {
     pub async fn aside<T>(self, wait: impl Future<Output = T>) -> (Permit, T) {
         assert!(self.kept.is_none(), "what a write keeps is not given up for a wait");
         let mut wait = pin!(wait);
-        if let Poll::Ready(come) = poll_fn(|task| Poll::Ready(wait.as_mut().poll(task))).await {
+        if let Some(come) = wait.as_mut().now_or_never() {
             return (self, come);
         }
         let (permits, bytes) = (self.permits.clone(), self.bytes);
@@ -228,7 +228,7 @@ impl std::fmt::Debug for Permit {
 #[cfg(test)]
 mod tests {
     use std::pin::Pin;
-    use std::task::{Context, Waker};
+    use std::task::{Context, Poll, Waker};
 
     use super::*;
 

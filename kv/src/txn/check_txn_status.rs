@@ -82,9 +82,9 @@ impl WriteCommand for CheckTxnStatus {
 
     /// What is answered must stay true: no commit at or below these timestamps may be chosen later.
     fn raises_to(&self) -> Ts {
-        let all = [self.start_ts, self.caller_start_ts, self.current_ts];
-        // Who reads the newest says so with the last of all.
-        all.into_iter().filter(|ts| *ts != Ts::MAX).fold(Ts::ZERO, Ts::max)
+        // The last of all is none: the asker reads the newest, or says that time is over.
+        let of_asker = [self.caller_start_ts, self.current_ts].into_iter();
+        of_asker.filter(|ts| *ts != Ts::MAX).fold(self.start_ts, Ts::max)
     }
 
     fn decide(

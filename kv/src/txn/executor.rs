@@ -14,9 +14,10 @@
 //!
 //! # A write
 //!
-//! 1. Its caller brings a permit: room for the write. While a write waits for the scheduler others have the room.
+//! 1. Its caller brings a permit: room for the write. The timestamps that it names must be such as the scheduler can
+//!    have given. While a write waits for the scheduler, here or below, others have the room.
 //! 2. It takes the latches of its keys ([`Latches`]): lines, first come, first served.
-//! 3. It raises `max_ts`, as a read does, takes a view, and decides. If it may lock, it is let in ([`SafePoints`]). If
+//! 3. It raises `max_ts` if it reads, takes a view, and decides. If it may lock, it is let in ([`SafePoints`]). If
 //!    it may choose a commit timestamp, `max_ts` must be fresh for the term and version of that view
 //!    ([`freshness`](super::freshness)); if it is not, the latches are given back meanwhile.
 //! 4. Its batch is written with the view's term, so that it is refused if there was another leader in between. The
@@ -34,7 +35,7 @@
 //! **Invariant.** Latches, `Published` and the view's term belong together: no other command decides about a key
 //! between the view and the end of the write, in whatever way that ends.
 //!
-//! What it does not do: it knows no wire and no clock, and repeats nothing but steps 2 and 3.
+//! What it does not do: it knows no wire, keeps no deadlines, and repeats nothing but steps 2 and 3.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,6 +147,11 @@ impl TxnStore {
     pub fn with_planted(self, planted: Option<Planted>) -> TxnStore {
         let waits = LockWaits::with_planted(planted);
         TxnStore { concurrency: Concurrency::with_planted(planted), waits, ..self }
+    }
+
+    /// Looks at the scheduler's time; waits for it.
+    pub async fn look_at_time(&self) {
+        self.horizon.newest().await;
     }
 
     /// The safe point that is kept here.
@@ -277,6 +283,9 @@ impl TxnStore {
                 }
                 return Ok(Locking::Done(results));
             }
+            PessimisticLocked::Wait { key, lock } if command.no_wait => {
+                return Err(Error::locked(&key, &lock));
+            }
             PessimisticLocked::Wait { key, lock } => (key, lock),
         };
         let waiter = command.start_ts;
@@ -343,7 +352,7 @@ impl TxnStore {
         self.write_batch(context, batch, term, permit).await
     }
 
-    /// Steps 2 and 3.
+    /// Steps 1 to 3.
     async fn decide<C: WriteCommand>(
         &self,
         context: &RequestContext,
@@ -352,9 +361,9 @@ impl TxnStore {
     ) -> Result<Decided<C::Answer>> {
         loop {
             // Nobody shall wait for the scheduler at a latch, with room that others need, or keep old versions alive.
-            let admitted;
-            (permit, admitted) = permit.aside(self.admit(command)).await;
+            let (room, admitted) = permit.aside(self.admit(command)).await;
             admitted?;
+            permit = room;
             let keys = command.keys();
             let latch = self.latches.acquire(keys.iter().map(Key::to_bytes)).await;
             command.prepare(&self.concurrency);
@@ -382,7 +391,7 @@ impl TxnStore {
         if command.locks_for().is_some() {
             self.safe_points.until_heard().await;
         }
-        self.admit_ts(command.raises_to()).await
+        self.admit_ts(command.names()).await
     }
 
     async fn admit_ts(&self, ts: Ts) -> Result<()> {
@@ -442,7 +451,9 @@ impl TxnStore {
         context: &RequestContext,
         command: &mut C,
     ) -> Result<RegionView> {
-        self.admit_ts(command.raises_to()).await?;
+        if command.raises_to() != Ts::MAX {
+            self.admit_ts(command.raises_to()).await?;
+        }
         command.prepare(&self.concurrency)?;
         let ts = command.reads_at();
         loop {

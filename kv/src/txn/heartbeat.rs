@@ -35,6 +35,10 @@ impl WriteCommand for HeartBeat {
         vec![self.primary.clone()]
     }
 
+    fn names(&self) -> Ts {
+        self.min_commit_ts
+    }
+
     fn decide(&self, view: &RegionView, _: &Arc<Concurrency>) -> Result<Effect<u64>> {
         let lock = Reader::of_key(&*view.view, &self.primary).load_lock(&self.primary)?;
         let Some(mut lock) = lock.filter(|lock| lock.start_ts == self.start_ts) else {

@@ -136,6 +136,12 @@ pub trait WriteCommand {
         None
     }
 
+    /// The latest timestamp that the request names and only the scheduler can have given. What a command leaves at
+    /// one from far ahead is seen by nobody, and in everybody's way.
+    fn names(&self) -> Ts {
+        self.raises_to().max(self.locks_for().unwrap_or(Ts::ZERO))
+    }
+
     /// Whether it may choose a commit timestamp by itself. Then the store must know a timestamp above all reads that
     /// former leaders of the region have answered, learned in this term and for this version of the region.
     fn needs_fresh_max_ts(&self) -> bool {

@@ -46,6 +46,8 @@ pub struct PessimisticLock {
     pub lock_only_if_exists: bool,
     /// Lock also over a newer version. One key only.
     pub force: bool,
+    /// Rather be refused than wait, also where a wait would close a circle.
+    pub no_wait: bool,
 }
 
 /// What came of it.
@@ -92,6 +94,10 @@ impl WriteCommand for PessimisticLock {
     /// that a key does not exist.
     fn raises_to(&self) -> Ts {
         self.for_update_ts
+    }
+
+    fn names(&self) -> Ts {
+        self.start_ts.max(self.for_update_ts).max(self.min_commit_ts)
     }
 
     fn decide(&self, view: &RegionView, _: &Arc<Concurrency>) -> Result<Effect<PessimisticLocked>> {
@@ -153,7 +159,10 @@ impl PessimisticLock {
         let newest = reader.get_write(key, for_update_ts)?;
         let conflict_ts = if was_forced { lock.for_update_ts } else { Ts::ZERO };
         let result = self.result(reader, key, must_not_exist, newest, conflict_ts)?;
+        // A later statement may have chosen another primary key, after its first one was refused that key.
+        let is_later = self.for_update_ts > lock.for_update_ts;
         let raised = Lock {
+            primary: if is_later { self.primary.clone() } else { lock.primary.clone() },
             for_update_ts,
             ttl_ms: lock.ttl_ms.max(self.ttl_ms),
             min_commit_ts: lock.min_commit_ts.max(self.min_commit_ts),
@@ -170,15 +179,11 @@ impl PessimisticLock {
         must_not_exist: bool,
     ) -> Result<(KeyLocked, Option<Lock>)> {
         let newest = reader.seek_write(key, Ts::MAX)?;
-        let conflict_ts = match &newest {
-            Some((commit_ts, write)) if *commit_ts > self.for_update_ts => {
-                if !self.force {
-                    return Err(self.conflict(key, *commit_ts, write)?);
-                }
-                *commit_ts
-            }
-            _ => Ts::ZERO,
-        };
+        let newer = newest.clone().filter(|(commit_ts, _)| *commit_ts > self.for_update_ts);
+        if let Some((commit_ts, write)) = newer.as_ref().filter(|_| !self.force) {
+            return Err(self.conflict(key, *commit_ts, write)?);
+        }
+        let conflict_ts = newer.as_ref().map_or(Ts::ZERO, |(commit_ts, _)| *commit_ts);
         let is_older = newest.as_ref().is_none_or(|(commit_ts, _)| *commit_ts < self.start_ts);
         if !is_older {
             // A record of this transaction itself: the request is late, somebody has ended it.
@@ -196,6 +201,11 @@ impl PessimisticLock {
             None => None,
         };
         let exists = data.is_some();
+        // Over a newer version nothing is promised that is not locked: the statement has to run again.
+        let is_refused = if exists { must_not_exist } else { self.lock_only_if_exists };
+        if let Some((commit_ts, write)) = newer.filter(|_| is_refused) {
+            return Err(self.conflict(key, commit_ts, &write)?);
+        }
         let result = self.result(reader, key, must_not_exist, data, conflict_ts)?;
         if self.lock_only_if_exists && !exists {
             return Ok((result, None));

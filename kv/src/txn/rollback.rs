@@ -34,6 +34,10 @@ impl WriteCommand for Rollback {
         self.keys.clone()
     }
 
+    fn names(&self) -> Ts {
+        self.start_ts
+    }
+
     fn decide(&self, view: &RegionView, concurrency: &Arc<Concurrency>) -> Result<Effect<()>> {
         roll_back(view, concurrency, &self.keys, self.start_ts, false)
     }
@@ -59,6 +63,10 @@ impl WriteCommand for Cleanup {
 
     fn keys(&self) -> Vec<Key> {
         vec![self.key.clone()]
+    }
+
+    fn names(&self) -> Ts {
+        self.start_ts
     }
 
     fn decide(&self, view: &RegionView, concurrency: &Arc<Concurrency>) -> Result<Effect<()>> {

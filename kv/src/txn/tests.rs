@@ -555,6 +555,7 @@ impl World {
             check_existence: *existence,
             lock_only_if_exists: *if_exists,
             force: *force,
+            no_wait: false,
         };
         self.tell(&command, |answer| match answer {
             PessimisticLocked::Wait { key, lock } => {

@@ -4,8 +4,8 @@
 //! The time a call may take is the least of what its gRPC deadline leaves, what its context says,
 //! and [`BUDGET_MAX`]. What running out of it means depends on how far the call is:
 //!
-//! * a write that still waits for its permit, for latches or for the scheduler has certainly not
-//!   happened: `ServerIsBusy`;
+//! * a write that still waits, for its permit, for latches, for a view or for the scheduler, has
+//!   certainly not happened: `ServerIsBusy`;
 //! * a write that was given to the storage may happen: DEADLINE_EXCEEDED, whose outcome is unknown
 //!   to the client;
 //! * a read has changed nothing: DEADLINE_EXCEEDED. Its work ends at its next slice.

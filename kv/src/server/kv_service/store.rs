@@ -240,11 +240,14 @@ impl StoreCalls {
         request: Request<ReadIndexRequest>,
     ) -> Reply<ReadIndexResponse> {
         let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
-        let rules = txn_wire::rules(&request.context, request.start_ts);
-        let ranges = request.ranges.into_iter().map(|range| (range.start_key, range.end_key));
-        let command = ReadIndex { rules, ranges: ranges.collect() };
+        let read = async {
+            let rules = txn_wire::rules(&request.context, request.start_ts)?;
+            let ranges = request.ranges.into_iter().map(|range| (range.start_key, range.end_key));
+            let command = ReadIndex { rules, ranges: ranges.collect() };
+            self.txn.read(&call.context, command).await
+        };
         finish_about_keys(
-            call.read(self.txn.read(&call.context, command)).await,
+            call.read(read).await,
             |read_index| ReadIndexResponse { read_index, ..Default::default() },
             |region_error, error| {
                 let (locked, words) = error.map(|error| (error.locked, error.abort)).unzip();

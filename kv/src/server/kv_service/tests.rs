@@ -362,6 +362,14 @@ async fn a_transaction_is_read_when_it_has_committed_and_its_lock_is_shown_befor
     let reply = service.kv_get(get_at("k", 19)).await.expect("a reply").into_inner();
     assert!(reply.not_found && reply.error.is_none());
 
+    // A level that wants to hear of everything newer is refused: nobody here would tell.
+    let mut checked = get_at("k", 15);
+    checked.get_mut().context.get_or_insert_default().isolation_level =
+        IsolationLevel::RcCheckTs.into();
+    let reply = service.kv_get(checked).await.expect("a reply").into_inner();
+    let words = reply.error.expect("it is refused").abort;
+    assert!(words.contains("isolation level 2"), "{words:?}");
+
     let late = service.kv_prewrite(prewrite("k", "late", 15)).await.expect("a reply").into_inner();
     assert_eq!(late.errors[0].conflict.as_ref().map(|found| found.conflict_commit_ts), Some(20));
 }
@@ -397,6 +405,25 @@ async fn a_lock_request_waits_no_longer_than_the_store_lets_it_whatever_its_clie
     }
 }
 
+/// A reader that knows the end of a transaction reads through its lock, which does not say when it was committed.
+#[tokio::test]
+async fn who_wants_to_know_when_a_value_was_committed_is_told_of_the_lock() {
+    let mut world = World::new();
+    let service = world.service.clone();
+    let reply = world.write(service.kv_prewrite(prewrite("k", "v", 10))).await;
+    assert_eq!(reply, PrewriteResponse::default());
+    let knowing = |need_commit_ts| {
+        let mut get = get_at("k", 30);
+        get.get_mut().context.get_or_insert_default().committed_locks = vec![10];
+        get.get_mut().need_commit_ts = need_commit_ts;
+        get
+    };
+    let reply = service.kv_get(knowing(false)).await.expect("a reply").into_inner();
+    assert_eq!((&reply.value[..], reply.error), (&b"v"[..], None));
+    let reply = service.kv_get(knowing(true)).await.expect("a reply").into_inner();
+    assert!(reply.error.expect("it is told").locked.is_some());
+}
+
 #[tokio::test]
 async fn a_lock_request_that_does_not_wait_is_answered_with_the_lock() {
     let mut world = World::new();
@@ -405,6 +432,13 @@ async fn a_lock_request_that_does_not_wait_is_answered_with_the_lock() {
     assert_eq!((reply.values.len(), reply.not_founds, reply.results.len()), (1, vec![true], 0));
     let reply = service.kv_pessimistic_lock(lock(11, -1)).await.expect("a reply").into_inner();
     assert_eq!(reply.errors[0].locked.as_ref().map(|lock| lock.lock_version), Some(10));
+    // Clients that lock over newer versions want to hear of each key, also that it failed.
+    let mut force = lock(11, -1);
+    force.get_mut().wake_up_mode = PessimisticLockWakeUpMode::WakeUpModeForceLock.into();
+    let reply = service.kv_pessimistic_lock(force).await.expect("a reply").into_inner();
+    assert!(reply.errors.len() == 1 && reply.errors[0].locked.is_some(), "{reply:?}");
+    let kinds: Vec<_> = reply.results.iter().map(PessimisticLockKeyResult::r#type).collect();
+    assert_eq!(kinds, [PessimisticLockKeyResultType::LockResultFailed]);
     let mut waiting = Box::pin(service.kv_pessimistic_lock(lock(12, 60_000)));
     tokio::select! {
         biased;

@@ -69,8 +69,9 @@ impl TxnCalls {
 
     pub(super) async fn get(&self, request: Request<GetRequest>) -> Reply<GetResponse> {
         let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
-        let rules = wire::rules(&request.context, request.version);
+        let (version, need_commit_ts) = (request.version, request.need_commit_ts);
         let read = async {
+            let rules = wire::rules_telling_commits(&request.context, version, need_commit_ts)?;
             let key = self.store.keys().key(&request.key)?;
             self.store.read(&call.context, Get { key, rules }).await
         };
@@ -79,7 +80,7 @@ impl TxnCalls {
             |gotten| {
                 let not_found = gotten.version.is_none();
                 let Version { value, commit_ts } = gotten.version.unwrap_or_default();
-                let commit_ts = if request.need_commit_ts { commit_ts.get() } else { 0 };
+                let commit_ts = if need_commit_ts { commit_ts.get() } else { 0 };
                 GetResponse { value, not_found, commit_ts, ..Default::default() }
             },
             |region_error, error| GetResponse { region_error, error, ..Default::default() },
@@ -91,8 +92,9 @@ impl TxnCalls {
         request: Request<BatchGetRequest>,
     ) -> Reply<BatchGetResponse> {
         let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
-        let rules = wire::rules(&request.context, request.version);
+        let (version, need_commit_ts) = (request.version, request.need_commit_ts);
         let read = async {
+            let rules = wire::rules_telling_commits(&request.context, version, need_commit_ts)?;
             let keys = self.store.keys().keys(&request.keys)?;
             let is_short = keys.len() <= INLINE_KEYS_MAX;
             let command = BatchGet { keys, rules, reply_bytes_max: self.store.reply_bytes_max() };
@@ -101,7 +103,7 @@ impl TxnCalls {
                 false => self.store.read_at_length(&call.context, command).await,
             }
         };
-        let read = async { pairs(read.await?.found, request.need_commit_ts) };
+        let read = async { pairs(read.await?.found, need_commit_ts) };
         finish_about_keys(
             call.read(read).await,
             |pairs| BatchGetResponse { pairs, ..Default::default() },
@@ -114,9 +116,10 @@ impl TxnCalls {
 
     pub(super) async fn scan(&self, request: Request<ScanRequest>) -> Reply<ScanResponse> {
         let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
-        let command = wire::scan(request, self.store.reply_bytes_max());
-        let read =
-            async { pairs(self.store.read_at_length(&call.context, command).await?.found, false) };
+        let read = async {
+            let command = wire::scan(request, self.store.reply_bytes_max())?;
+            pairs(self.store.read_at_length(&call.context, command).await?.found, false)
+        };
         finish_about_keys(
             call.read(read).await,
             |pairs| ScanResponse { pairs, ..Default::default() },
@@ -156,6 +159,7 @@ impl TxnCalls {
             wait => Duration::from_millis(wait.max(0).unsigned_abs()).min(longest),
         };
         let tag = request.context.as_ref().map(|context| context.resource_group_tag.clone());
+        let failed = failed_results(&request);
         let mut holding = Holding::default();
         let locked = match wire::pessimistic_lock(self.store.keys(), request) {
             Ok(command) => {
@@ -169,8 +173,9 @@ impl TxnCalls {
             locked,
             |response| response,
             |region_error, error| {
+                let results = if error.is_some() { failed } else { Vec::new() };
                 let errors = error.into_iter().map(|error| holding.told(error)).collect();
-                PessimisticLockResponse { region_error, errors, ..Default::default() }
+                PessimisticLockResponse { region_error, errors, results, ..Default::default() }
             },
         )
     }
@@ -535,6 +540,14 @@ fn prewritten_to_wire(prewritten: Prewritten) -> Result<PrewriteResponse> {
             Ok(PrewriteResponse { errors, ..Default::default() })
         }
     }
+}
+
+/// What stands beside the error of a request that takes locks over newer versions: clients want to hear of each key.
+fn failed_results(request: &PessimisticLockRequest) -> Vec<PessimisticLockKeyResult> {
+    let force = PessimisticLockWakeUpMode::WakeUpModeForceLock as i32;
+    let keys = if request.wake_up_mode == force { request.mutations.len() } else { 0 };
+    let kind = PessimisticLockKeyResultType::LockResultFailed.into();
+    vec![PessimisticLockKeyResult { r#type: kind, ..Default::default() }; keys]
 }
 
 /// Lists are empty or have an entry for each key. `results` is for requests that take locks over newer versions, and

@@ -10,29 +10,51 @@ use skerry_proto::kvrpcpb::prewrite_request::PessimisticAction;
 use skerry_proto::kvrpcpb::{self, Assertion, AssertionLevel, IsolationLevel, Op};
 use skerry_proto::types::Ts;
 
-use crate::mvcc::ReadRules;
+use crate::mvcc::{Isolation, ReadRules};
 use crate::txn::error::{Error, Result};
 use crate::txn::form::TxnKeys;
 use crate::txn::pessimistic_lock::PessimisticLock;
 use crate::txn::prewrite::{Change, Mutation, Prewrite, Way};
 use crate::txn::scan::Scan;
 
-/// How a read at `version` wants to be answered.
-pub(super) fn rules(context: &Option<kvrpcpb::Context>, version: u64) -> ReadRules {
+/// How a read at `version` wants to be answered. The level *RCCheckTS* reads at an old timestamp and wants to hear of
+/// all that is newer; it is refused, as nobody here would tell.
+pub(super) fn rules(context: &Option<kvrpcpb::Context>, version: u64) -> Result<ReadRules> {
     let none = kvrpcpb::Context::default();
     let context = context.as_ref().unwrap_or(&none);
-    let level = IsolationLevel::try_from(context.isolation_level).unwrap_or_default();
-    ReadRules {
+    let level = context.isolation_level;
+    let isolation = match IsolationLevel::try_from(level) {
+        Ok(IsolationLevel::Si) => Isolation::Snapshot,
+        Ok(IsolationLevel::Rc) => Isolation::ReadCommitted,
+        Ok(IsolationLevel::RcCheckTs) | Err(_) => {
+            let text = format!("isolation level {level} is not served: 0 is SI, 1 is RC");
+            return Err(Error::Invalid(text));
+        }
+    };
+    Ok(ReadRules {
         ts: Ts::from(version),
-        isolation: level.into(),
+        isolation,
         resolved: context.resolved_locks.iter().map(|ts| Ts::from(*ts)).collect(),
         committed: context.committed_locks.iter().map(|ts| Ts::from(*ts)).collect(),
+    })
+}
+
+/// The same for a read that wants to hear when each version was committed: a lock does not say.
+pub(super) fn rules_telling_commits(
+    context: &Option<kvrpcpb::Context>,
+    version: u64,
+    need_commit_ts: bool,
+) -> Result<ReadRules> {
+    let mut rules = rules(context, version)?;
+    if need_commit_ts {
+        rules.committed.clear();
     }
+    Ok(rules)
 }
 
 /// A reverse scan has its upper bound in `start_key`.
-pub(super) fn scan(request: kvrpcpb::ScanRequest, reply_bytes_max: usize) -> Scan {
-    let rules = rules(&request.context, request.version);
+pub(super) fn scan(request: kvrpcpb::ScanRequest, reply_bytes_max: usize) -> Result<Scan> {
+    let rules = rules(&request.context, request.version)?;
     let kvrpcpb::ScanRequest { start_key, end_key, limit, reverse, key_only, sample_step, .. } =
         request;
     let (start, end) = if reverse { (end_key, start_key) } else { (start_key, end_key) };
@@ -41,7 +63,7 @@ pub(super) fn scan(request: kvrpcpb::ScanRequest, reply_bytes_max: usize) -> Sca
     scan.reverse = reverse;
     scan.key_only = key_only;
     scan.sample_step = sample_step as usize;
-    scan
+    Ok(scan)
 }
 
 pub(super) fn prewrite(keys: TxnKeys, request: kvrpcpb::PrewriteRequest) -> Result<Prewrite> {
@@ -112,6 +134,7 @@ pub(super) fn pessimistic_lock(
         lock_only_if_exists: request.lock_only_if_exists,
         force: request.wake_up_mode
             == kvrpcpb::PessimisticLockWakeUpMode::WakeUpModeForceLock as i32,
+        no_wait: request.wait_timeout < 0,
     })
 }
 

@@ -17,10 +17,12 @@ use super::super::check_secondary_locks::CheckSecondaryLocks;
 use super::super::check_txn_status::CheckTxnStatus;
 use super::super::commit::Commit;
 use super::super::get::{BatchGet, Get, Gotten};
+use super::super::heartbeat::HeartBeat;
 use super::super::pessimistic_rollback::PessimisticRollback;
 use super::super::prewrite::{Change, Mutation, Prewrite, Prewritten, Way};
 use super::super::read_index::ReadIndex;
 use super::super::resolve_lock::ResolveRegion;
+use super::super::rollback::{Cleanup, Rollback};
 use super::super::scan::Scan;
 use super::super::scan_lock::ScanLock;
 use super::*;
@@ -202,6 +204,10 @@ fn status_of(user: &str, start_ts: u64) -> CheckTxnStatus {
     }
 }
 
+fn heart_beat(min_commit_ts: Ts) -> HeartBeat {
+    HeartBeat { primary: key("k"), start_ts: Ts::from(10), ttl_ms: 1, min_commit_ts }
+}
+
 fn scan_at(ts: Ts) -> Scan {
     Scan::new(Bytes::new(), Bytes::new(), 1, ReadRules::at(ts))
 }
@@ -227,6 +233,7 @@ fn lock(user: &'static str, start_ts: u64, for_update_ts: u64) -> PessimisticLoc
         check_existence: false,
         lock_only_if_exists: false,
         force: false,
+        no_wait: false,
     }
 }
 
@@ -276,9 +283,7 @@ fn a_commit_in_one_phase_first_learns_a_fresh_timestamp_and_shows_its_lock_while
     assert!(world.writer.try_round().unwrap(), "nobody waits at a latch for the scheduler");
     assert!(matches!(poll(&mut free), Some(Ok(_))));
     world.write(unlock("k", 5)).unwrap();
-    world
-        .write(super::super::rollback::Rollback { keys: vec![key("k")], start_ts: Ts::from(5) })
-        .unwrap();
+    world.write(Rollback { keys: vec![key("k")], start_ts: Ts::from(5) }).unwrap();
 
     assert_eq!(world.scheduler.answer(100), 1);
     assert!(poll(&mut going).is_none());
@@ -308,7 +313,7 @@ fn who_reads_at_a_timestamp_that_nobody_was_given_is_refused_and_lifts_no_commit
     let secondaries = CheckSecondaryLocks { keys: vec![key("k")], start_ts: far };
     let check = Mutation::new(key("k"), Change::CheckNotExists);
     let check = Prewrite { mutations: vec![check], start_ts: far, ..put("k", 10, Way::TwoPhases) };
-    let attempts = vec![
+    let mut attempts = vec![
         world.begin_read(Get { key: key("k"), rules: rules() }),
         world.begin_read(BatchGet { keys: vec![key("k")], rules: rules(), reply_bytes_max: 9 }),
         world.begin_read(scan_at(far)),
@@ -318,16 +323,27 @@ fn who_reads_at_a_timestamp_that_nobody_was_given_is_refused_and_lifts_no_commit
         told(world.begin(secondaries)),
         told(world.begin(check)),
         told(world.begin_lock(lock("k", 10, far.get()), None)),
+        // What these would leave is in everybody's way.
+        told(world.begin_lock(lock("k", 10, u64::MAX), None)),
+        told(world.begin(put("k", far.get(), Way::TwoPhases))),
+        told(world.begin(Prewrite { min_commit_ts: far, ..put("k", 10, Way::OnePhase) })),
+        told(world.begin(Rollback { keys: vec![key("k")], start_ts: far })),
+        told(world.begin(Cleanup { key: key("k"), start_ts: far, current_ts: Ts::ZERO })),
+        told(world.begin(heart_beat(far))),
     ];
     let permits: Vec<_> = (0..4).map(|_| begin(acquire(world.storage.permits().clone()))).collect();
     assert!(
         permits.into_iter().all(|mut permit| poll(&mut permit).is_some()),
         "who waits has none"
     );
-    assert_eq!(world.scheduler.answer(100), attempts.len(), "none is believed");
-    for mut attempt in attempts {
+    assert_eq!(world.scheduler.answer(100), 1);
+    let first = poll(&mut attempts[0]).map(|answer| answer.map_err(|error| error.to_string()));
+    assert!(first.is_some_and(|answer| answer.is_err()));
+    assert!(attempts[1..].iter_mut().all(|attempt| poll(attempt).is_none()));
+    assert_eq!(world.scheduler.answer(100), 1, "the others share a question");
+    for mut attempt in attempts.drain(1..) {
         let refused = poll(&mut attempt).expect("the scheduler has answered").unwrap_err();
-        assert!(matches!(refused, Error::NotGiven { ts, .. } if ts == far), "{refused}");
+        assert!(matches!(refused, Error::NotGiven { ts, .. } if ts >= far), "{refused}");
     }
 
     let mut going = world.begin(put("k", 110, Way::OnePhase));
@@ -349,7 +365,9 @@ fn who_waits_for_the_scheduler_lets_others_have_its_room() {
         .map(|user| world.begin(put(user, 10, Way::OnePhase)))
         .collect();
     world.write(put("k", 11, Way::TwoPhases)).unwrap();
-    assert_eq!(world.scheduler.answer(100), 4);
+    assert_eq!(world.scheduler.answer(100), 1);
+    assert!(going.iter_mut().all(|going| poll(going).is_none()));
+    assert_eq!(world.scheduler.answer(100), 1, "the others share a question");
     assert!(going.iter_mut().all(|going| poll(going).is_none()));
     assert!(world.writer.try_round().unwrap());
     assert!(going.iter_mut().all(|going| matches!(poll(going), Some(Ok(_)))));
@@ -394,12 +412,31 @@ fn who_is_woken_by_a_commit_meets_a_conflict_and_leaves_its_turn_to_the_next() {
     assert!(poll(&mut young).is_some());
 }
 
+/// The first statement was refused its primary key and given up; what it had locked is locked again by the next one.
+#[test]
+fn a_lock_follows_its_transaction_to_another_primary_key_and_not_back() {
+    let mut world = World::new();
+    for (primary, for_update_ts, names) in [("n", 10, "n"), ("m", 11, "m"), ("n", 10, "m")] {
+        let primary = Bytes::from_static(primary.as_bytes());
+        let again = PessimisticLock { primary, ..lock("k", 10, for_update_ts) };
+        assert!(matches!(world.lock(again, None), Ok(Locking::Done(_))));
+        let other = PessimisticLock { no_wait: true, ..lock("k", 20, 20) };
+        let Err(Error::Locked { lock, .. }) = world.lock(other, None) else {
+            panic!("it is locked");
+        };
+        assert_eq!(lock.primary, names, "others ask there what became of the transaction");
+    }
+}
+
 #[test]
 fn two_that_want_what_the_other_has_are_told_of_the_deadlock() {
     let mut world = World::new();
     assert!(matches!(world.lock(lock("a", 10, 10), None), Ok(Locking::Done(_))));
     assert!(matches!(world.lock(lock("b", 11, 11), None), Ok(Locking::Done(_))));
     let _waiting = world.wait(lock("b", 10, 12));
+    // Who does not wait closes no circle.
+    let refused = world.lock(PessimisticLock { no_wait: true, ..lock("a", 11, 13) }, None);
+    assert!(matches!(refused, Err(Error::Locked { .. })));
     let Err(error) = world.lock(lock("a", 11, 13), None) else { panic!("they wait in a circle") };
     let wire = error.to_wire().unwrap().deadlock.expect("a deadlock");
     assert_eq!(

@@ -6,6 +6,7 @@
 //! | the own lock, prewritten | done before | done before | done before |
 //! | the own pessimistic lock | refused | free | checked as if there were none |
 //! | no lock, a newer version | conflict if above start | refused if above start | conflict if above `for_update_ts` |
+//! | no lock, another's rollback | as a newer version | as a newer version | passed over |
 //! | no lock, the own rollback | conflict: rolled back | refused | conflict: rolled back |
 //!
 //! A pessimistic lock that is gone was ended by somebody who took the transaction for dead. If nothing was written
@@ -59,20 +60,21 @@ impl Prewrite {
         };
         let must_be_reserved =
             self.is_pessimistic() && mutation.pessimistic == PessimisticAction::DoPessimisticCheck;
-        // The newest record, if it had to be looked at.
-        let newest = match (&reserved, must_be_reserved) {
-            (Some(_), true) => None,
-            (None, true) => Some(self.check_unchanged(reader, mutation)?),
-            (_, false) => Some(self.check_newest(reader, mutation)?),
+        // The newest record, if it had to be looked at, and whether none at all stands above what was seen.
+        let (newest, is_newest_seen) = match (&reserved, must_be_reserved) {
+            (Some(_), true) => (None, false),
+            (None, true) => (Some(self.check_unchanged(reader, mutation)?), true),
+            (_, false) => {
+                let (newest, is_newest_seen) = self.check_newest(reader, mutation)?;
+                (Some(newest), is_newest_seen)
+            }
         };
-        let must_not_exist = matches!(mutation.change, Change::Insert(_) | Change::CheckNotExists);
-        if must_not_exist
+        if mutation.change.must_not_exist()
             && let Some(newest) = &newest
             && data_below(reader, &mutation.key, newest)?.is_some_and(is_put)
         {
             return Err(Error::AlreadyExists { key: mutation.key.user_key()? });
         }
-        let is_newest_seen = newest.is_some();
         self.check_assertion(reader, mutation, newest)?;
         match mutation.change {
             Change::CheckNotExists => Ok(Checked::Nothing),
@@ -118,15 +120,26 @@ impl Prewrite {
         Ok(newest)
     }
 
-    /// Checks that nobody was faster.
-    fn check_newest(&self, reader: &mut Reader<'_>, mutation: &Mutation) -> Result<Newest> {
-        let newest = reader.seek_write(&mutation.key, Ts::MAX)?;
-        let Some((commit_ts, write)) = &newest else { return Ok(None) };
+    /// Checks that nobody was faster; the newest record below those that do not count, and whether there are none.
+    fn check_newest(&self, reader: &mut Reader<'_>, mutation: &Mutation) -> Result<(Newest, bool)> {
         let (seen, reason) = match mutation.pessimistic {
             _ if !self.is_pessimistic() => (self.start_ts, Reason::Optimistic),
             PessimisticAction::DoConstraintCheck => (self.start_ts, Reason::LazyUniquenessCheck),
             _ => (self.for_update_ts, Reason::NotLockedKeyConflict),
         };
+        let mut newest = reader.seek_write(&mutation.key, Ts::MAX)?;
+        let mut is_newest_seen = true;
+        if reason == Reason::NotLockedKeyConflict {
+            // Of others who had to give way: this transaction holds the rows.
+            while let Some((commit_ts, write)) = &newest
+                && *commit_ts > seen
+                && write.kind == WriteKind::Rollback
+            {
+                newest = reader.seek_write(&mutation.key, commit_ts.previous())?;
+                is_newest_seen = false;
+            }
+        }
+        let Some((commit_ts, write)) = &newest else { return Ok((None, is_newest_seen)) };
         let mut conflict = WriteConflict {
             key: mutation.key.user_key()?,
             start_ts: self.start_ts,
@@ -147,7 +160,7 @@ impl Prewrite {
         if *commit_ts > seen {
             return Err(Error::WriteConflict(Box::new(conflict)));
         }
-        Ok(newest)
+        Ok((newest, is_newest_seen))
     }
 
     /// Checks what the client believes about the key. On level *fast* only against what was read anyway.

@@ -142,6 +142,10 @@ impl Change {
         }
     }
 
+    fn must_not_exist(&self) -> bool {
+        matches!(self, Change::Insert(_) | Change::CheckNotExists)
+    }
+
     fn value(&self) -> Option<&Bytes> {
         match self {
             Change::Put(value) | Change::Insert(value) => Some(value),
@@ -169,10 +173,13 @@ impl WriteCommand for Prewrite {
         self.way != Way::TwoPhases
     }
 
-    /// A check that writes nothing is a read, and its answer must stay true.
+    fn names(&self) -> Ts {
+        self.start_ts.max(self.for_update_ts).max(self.min_commit_ts)
+    }
+
+    /// That a key exists which must not is told, as to a read, and must stay true.
     fn raises_to(&self) -> Ts {
-        let mut mutations = self.mutations.iter();
-        let reads = mutations.any(|mutation| mutation.change == Change::CheckNotExists);
+        let reads = self.mutations.iter().any(|mutation| mutation.change.must_not_exist());
         if reads { self.start_ts } else { Ts::ZERO }
     }
 
@@ -185,10 +192,13 @@ impl WriteCommand for Prewrite {
             self.mutations.iter().map(|mutation| (&mutation.key, mutation)).collect();
         let mut reader = Reader::of_keys(&*view.view, last.keys().copied());
         let (mut checked, mut in_the_way) = (Vec::with_capacity(last.len()), Vec::new());
+        let mut failed = None;
         for mutation in last.into_values() {
             match self.check(&mut reader, mutation, concurrency.planted()) {
                 Ok(found) => checked.push((mutation, found)),
                 Err(error @ Error::Locked { .. }) => in_the_way.push(error),
+                // An alarm for people; what else is wrong may be the reason for it.
+                Err(error @ Error::AssertionFailed(_)) => failed = failed.or(Some(error)),
                 Err(error @ (Error::WriteConflict(_) | Error::PessimisticLockNotFound { .. })) => {
                     match reader.txn_record(&mutation.key, self.start_ts)? {
                         TxnRecord::Committed { commit_ts, .. } => {
@@ -202,6 +212,9 @@ impl WriteCommand for Prewrite {
         }
         if !in_the_way.is_empty() {
             return Ok(Effect::answer(Prewritten::Locked(in_the_way)));
+        }
+        if let Some(failed) = failed {
+            return Err(failed);
         }
         self.finish(&mut reader, checked, concurrency)
     }

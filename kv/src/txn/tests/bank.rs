@@ -229,6 +229,7 @@ impl Bank {
             check_existence: false,
             lock_only_if_exists: false,
             force: false,
+            no_wait: false,
         };
         match self.write(&command) {
             Some(Ok(PessimisticLocked::Done(results))) => {

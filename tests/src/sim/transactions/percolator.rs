@@ -269,6 +269,7 @@ impl Client {
                 check_existence: false,
                 lock_only_if_exists: false,
                 force,
+                no_wait: false,
             };
             let came =
                 self.round(&left, |outbox, to, keys| outbox.lock(to, command(keys), patience));
