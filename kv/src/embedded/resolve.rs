@@ -48,8 +48,9 @@ impl Client {
                 Fate::Later => passable.push(lock.start_ts),
                 // It leaves no trace: its owner may take it again.
                 Fate::Over(_) if lock.is_pessimistic() => {
-                    let (keys, start_ts) = (vec![key], lock.start_ts);
-                    let command = PessimisticRollback { keys, start_ts, for_update_ts: Ts::MAX };
+                    // Not one that it has taken again meanwhile.
+                    let (start_ts, for_update_ts) = (lock.start_ts, lock.for_update_ts);
+                    let command = PessimisticRollback { keys: vec![key], start_ts, for_update_ts };
                     self.run(&command)?;
                 }
                 Fate::Over(commit_ts) => {

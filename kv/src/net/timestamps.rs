@@ -12,6 +12,9 @@ use slog::Logger;
 use super::scheduler_client::SchedulerClient;
 use crate::txn::{Timestamps, TxnStore};
 
+/// After an answer that is none.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
 /// Between two looks at the scheduler's time.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -31,14 +34,16 @@ impl PatientTimestamps {
 impl Timestamps for PatientTimestamps {
     fn newest(&self) -> Pin<Box<dyn Future<Output = Ts> + Send + '_>> {
         Box::pin(async {
-            let asked = self.scheduler.patiently(&self.logger, || self.scheduler.timestamp());
-            match asked.await {
-                Ok(newest) if newest.physical > 0 => {
-                    let physical = newest.physical.unsigned_abs() << Ts::LOGICAL_BITS;
-                    Ts::from(physical | newest.logical.unsigned_abs())
+            loop {
+                let asked = self.scheduler.patiently(&self.logger, || self.scheduler.timestamp());
+                match asked.await {
+                    Ok(newest) if newest.physical > 0 => {
+                        let physical = newest.physical.unsigned_abs() << Ts::LOGICAL_BITS;
+                        return Ts::from(physical | newest.logical.unsigned_abs());
+                    }
+                    // It says no, as one of another cluster does, or nothing. Somebody else may answer next time.
+                    _ => tokio::time::sleep(REFUSED_PAUSE).await,
                 }
-                // It says no for good, as one of another cluster does, or nothing: so nothing can be promised.
-                _ => std::future::pending().await,
             }
         })
     }

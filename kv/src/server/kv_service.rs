@@ -15,6 +15,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use skerry_proto::errorpb;
 use skerry_proto::kvrpcpb::*;
 use skerry_proto::raft_serverpb::{Done, SnapshotChunk};
 use skerry_proto::tikvpb::tikv_server::Tikv;
@@ -22,6 +23,7 @@ use skerry_proto::tikvpb::{BatchCommandsRequest, BatchCommandsResponse, BatchRaf
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::error::Error;
 use crate::net::inlet::RaftInlet;
 use crate::raw::put::spread_ttls;
 use crate::raw::{CompareAndSwap, Ordering, Put, RawStore, Scan, Swap};
@@ -36,7 +38,7 @@ mod store;
 mod txn;
 mod txn_wire;
 
-use call::{Call, finish};
+use call::{Call, Refused, finish};
 use store::StoreCalls;
 pub use store::Surroundings;
 use txn::TxnCalls;
@@ -108,14 +110,10 @@ impl Tikv for KvService {
     ) -> Reply<RawBatchGetResponse> {
         let (call, request) = Call::open(self.cluster_id, request, |request| &request.context)?;
         let read = self.raw.batch_get(&call.context, &request.cf, request.keys);
-        finish(
-            call.read(read).await,
-            |pairs| RawBatchGetResponse { pairs, ..Default::default() },
-            |region_error, error| {
-                let pairs = error_pair(error);
-                RawBatchGetResponse { region_error, pairs }
-            },
-        )
+        finish_pairs(call.read(read).await, |region_error, pairs| RawBatchGetResponse {
+            region_error,
+            pairs,
+        })
     }
 
     async fn raw_put(&self, request: Request<RawPutRequest>) -> Reply<RawPutResponse> {
@@ -191,11 +189,8 @@ impl Tikv for KvService {
             key_only: request.key_only,
             reverse: request.reverse,
         };
-        finish(
-            call.read(self.raw.scan(&call.context, &request.cf, scan)).await,
-            |kvs| RawScanResponse { kvs, ..Default::default() },
-            |region_error, error| RawScanResponse { region_error, kvs: error_pair(error) },
-        )
+        let scanned = call.read(self.raw.scan(&call.context, &request.cf, scan)).await;
+        finish_pairs(scanned, |region_error, kvs| RawScanResponse { region_error, kvs })
     }
 
     async fn raw_batch_scan(
@@ -209,11 +204,8 @@ impl Tikv for KvService {
             key_only: request.key_only,
             reverse: request.reverse,
         };
-        finish(
-            call.read(self.raw.scan(&call.context, &request.cf, scan)).await,
-            |kvs| RawBatchScanResponse { kvs, ..Default::default() },
-            |region_error, error| RawBatchScanResponse { region_error, kvs: error_pair(error) },
-        )
+        let scanned = call.read(self.raw.scan(&call.context, &request.cf, scan)).await;
+        finish_pairs(scanned, |region_error, kvs| RawBatchScanResponse { region_error, kvs })
     }
 
     async fn raw_delete_range(
@@ -447,6 +439,25 @@ impl Tikv for KvService {
 
 fn plain_ranges(ranges: Vec<KeyRange>) -> Vec<(Bytes, Bytes)> {
     ranges.into_iter().map(|range| (range.start_key, range.end_key)).collect()
+}
+
+/// The reply of a call that answers raw pairs. Clients do not look for errors in them, and would take a pair with one
+/// for all that there is. So an answer that is too large is a region error, of the kind that clients hand to the
+/// application and do not repeat.
+fn finish_pairs<R>(
+    result: std::result::Result<Vec<KvPair>, Refused>,
+    form: impl Fn(Option<errorpb::Error>, Vec<KvPair>) -> R,
+) -> Reply<R> {
+    if let Err(Refused::Error(error @ Error::ReplyTooLarge { bytes_max })) = &result {
+        let entry_size = *bytes_max as u64;
+        let kind = errorpb::RaftEntryTooLarge { entry_size, ..Default::default() };
+        let message = error.to_string();
+        let raft_entry_too_large = Some(kind);
+        let error = errorpb::Error { message, raft_entry_too_large, ..Default::default() };
+        return Ok(Response::new(form(Some(error), Vec::new())));
+    }
+    let refused = |region_error, error| form(region_error, error_pair(error));
+    finish(result, |pairs| form(None, pairs), refused)
 }
 
 /// The text of an error as replies of pairs carry it; no pair for no text.

@@ -31,6 +31,10 @@ use super::{Effect, WriteCommand};
 use crate::mvcc::{Changes, Key, Lock, Reader, TxnRecord};
 use crate::storage::RegionView;
 
+/// From here on a timestamp is none: the asker reads the newest, or says that the lock's life is over. The Go client
+/// says so with the last of all, the Java client with the last that is not negative to it.
+const END_OF_TIME: Ts = Ts::compose(i64::MAX as u64 >> Ts::LOGICAL_BITS, 0);
+
 /// See the head of this file.
 #[derive(Clone, Debug)]
 pub struct CheckTxnStatus {
@@ -82,9 +86,8 @@ impl WriteCommand for CheckTxnStatus {
 
     /// What is answered must stay true: no commit at or below these timestamps may be chosen later.
     fn raises_to(&self) -> Ts {
-        // The last of all is none: the asker reads the newest, or says that time is over.
         let of_asker = [self.caller_start_ts, self.current_ts].into_iter();
-        of_asker.filter(|ts| *ts != Ts::MAX).fold(self.start_ts, Ts::max)
+        of_asker.filter(|ts| *ts < END_OF_TIME).fold(self.start_ts, Ts::max)
     }
 
     fn decide(

@@ -177,7 +177,8 @@ impl Ending<'_, '_> {
             self.changes.put_write(key, start_ts, &marked);
             return Ok(());
         }
-        // Whoever began before the one that is taken away here meets this one instead.
+        // Whoever began before the one that is taken away here meets this one instead, or need not meet any
+        // (`super::prewrite`, keys that were not locked in advance).
         if let Some((ts, newest)) = self.reader.seek_write(key, start_ts)?
             && newest.kind == WriteKind::Rollback
             && !newest.protected

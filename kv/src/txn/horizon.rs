@@ -5,8 +5,8 @@
 //! the scheduler has come so far. So:
 //!
 //! 1. What the scheduler gave last, the time that has passed since, and an [`ALLOWANCE`] make the *horizon*. A
-//!    timestamp below it is let in, and nobody is asked: while the scheduler is away, those that it has given are still
-//!    served.
+//!    timestamp below it is let in, and nobody is asked: once it was heard of, those that it has given are served also
+//!    while it is away.
 //! 2. For one beyond the horizon the scheduler is asked. All that it has given is below its answer, whatever clocks
 //!    did meanwhile. One question is out at a time; those who come meanwhile share the next.
 //! 3. One beyond the horizon of that answer is refused.
@@ -18,7 +18,8 @@
 //!
 //! What it does not do: it does not know the scheduler's time exactly. A timestamp that is ahead by less than the
 //! allowance is let in, and so is one ahead by what this clock has run too fast, or the scheduler's was set back, since
-//! it answered: commits by a shortcut may then be as far ahead. What another store has let in is believed.
+//! it answered: commits by a shortcut may then be as far ahead. A read that another replica has let in is believed; a
+//! lock that rests on what another store has chosen is judged by this one's horizon.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -26,9 +27,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use skerry_proto::types::Ts;
 
 use super::error::{Error, Result};
+use crate::storage::Latches;
 
 /// Above what is expected of the scheduler by now: spares a question for each small difference of clocks, and is how
 /// far ahead the clock of a client may be that makes a timestamp out of a time.
@@ -51,8 +54,8 @@ pub struct Horizon {
     heard: Mutex<Heard>,
     /// How many questions were begun. Some were given up.
     begun: AtomicU64,
-    /// Held by whoever asks.
-    asking: futures_util::lock::Mutex<()>,
+    /// The line of those who want to ask, in which nobody is overtaken.
+    line: Arc<Latches>,
 }
 
 /// The last answer.
@@ -68,7 +71,7 @@ impl Horizon {
     pub fn new(source: Arc<dyn Timestamps>) -> Horizon {
         let heard = Heard { newest: Ts::ZERO, at: source.passed(), question: 0 };
         let (seen, begun) = (AtomicU64::new(0), AtomicU64::new(0));
-        Horizon { source, seen, heard: Mutex::new(heard), begun, asking: Default::default() }
+        Horizon { source, seen, heard: Mutex::new(heard), begun, line: Latches::new() }
     }
 
     /// Refuses a timestamp that the scheduler has not given; waits for it if it must be asked.
@@ -83,7 +86,7 @@ impl Horizon {
     /// A timestamp of the scheduler, above all that it had given before this call.
     pub async fn newest(&self) -> Ts {
         let begun = self.begun.load(Ordering::SeqCst);
-        let _asking = self.asking.lock().await;
+        let _turn = self.line.acquire([Bytes::new()]).await;
         {
             let heard = self.lock();
             if heard.question > begun {

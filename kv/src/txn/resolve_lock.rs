@@ -89,6 +89,11 @@ impl WriteCommand for ResolveLite {
         self.keys.clone()
     }
 
+    /// A rollback is recorded there.
+    fn names(&self) -> Ts {
+        if self.commit_ts == Ts::ZERO { self.start_ts } else { Ts::ZERO }
+    }
+
     fn decide(&self, view: &RegionView, concurrency: &Arc<Concurrency>) -> Result<Effect<()>> {
         let mut reader = Reader::of_keys(&*view.view, &self.keys);
         let (mut changes, mut released) = (Changes::new(), Vec::new());

@@ -78,10 +78,12 @@ impl Parameters {
         named.map_or(&[], |(_, value)| value)
     }
 
-    /// How many are wanted at most.
+    /// How many are wanted at most; 0 and less are all, as clients of PD say it.
     pub(super) fn limit(&self, default: usize) -> Result<usize, Refusal> {
-        let limit = self.number("limit", default as u64)?;
-        Ok(usize::try_from(limit).unwrap_or(usize::MAX))
+        let Some(text) = self.texts("limit").next() else { return Ok(default) };
+        let wrong = || refused(format!("limit is {text:?}, not a number"));
+        let limit: i64 = text.parse().map_err(|_| wrong())?;
+        Ok(usize::try_from(limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX))
     }
 
     /// A number from 1 on.

@@ -208,7 +208,8 @@ async fn by_id(State(api): State<Api>, Path(id): Path<String>) -> Answer<RegionS
 /// would have to be UTF-8.
 async fn by_key(State(api): State<Api>, uri: Uri) -> Answer<RegionShape> {
     let escaped = uri.path().rsplit_once("/region/key/").map_or("", |(_, key)| key);
-    let key = percent_decoded(escaped);
+    // Clients escape it as a part of a query, where a plus is a space.
+    let key = percent_decoded(&escaped.replace('+', " "));
     let found = api.shared.cluster().region_by_key(&key)?;
     let none = || {
         let sentence = format!("no region is known that contains key {}", hexadecimal(&key));

@@ -137,6 +137,8 @@ where
             },
         }
     }
+    // What is not driven on must not keep what others wait for.
+    drop(running);
     if let Some(status) = end {
         // Whoever is gone needs no reason.
         let _ = outbound.send(Err(status)).await;

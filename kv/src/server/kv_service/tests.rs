@@ -55,7 +55,8 @@ impl World {
         let (storage, writer) =
             LocalStorage::by_hand(engine.clone(), StoreId::new(1), regions, limits);
         let clock = Arc::new(ManualClock::at(1_000_000));
-        let raw = RawStore::new(storage.clone(), ApiVersion::V1, clock, RawLimits::default());
+        let limits = RawLimits { reply_bytes_max: 10_000, ..RawLimits::default() };
+        let raw = RawStore::new(storage.clone(), ApiVersion::V1, clock, limits);
         let limits = TxnLimits { key_bytes_max: 100, reply_bytes_max: 10_000, lock_wait };
         let (version, reads) = (ApiVersion::V1, raw.read_pool().clone());
         let txn = TxnStore::new(storage.clone(), version, limits, Arc::new(NoScheduler), reads);
@@ -245,6 +246,39 @@ async fn fields_with_two_meanings_are_read_as_clients_mean_them() {
     assert!(reply.succeed && !reply.previous_not_exist);
     let reply = service.raw_get(get("a")).await.expect("a reply").into_inner();
     assert!(reply.not_found);
+}
+
+/// Their clients look at region errors alone, and take what else comes for all that there is.
+#[tokio::test]
+async fn an_answer_of_pairs_that_is_too_large_is_an_error_that_clients_see() {
+    let mut world = World::new();
+    for key in ["a", "b"] {
+        let value = vec![b'v'; 6_000].into();
+        let put =
+            RawPutRequest { context: context(), key: key.into(), value, ..Default::default() };
+        let service = world.service.clone();
+        assert_eq!(
+            world.write(service.raw_put(Request::new(put))).await,
+            RawPutResponse::default()
+        );
+    }
+    let service = &world.service;
+    let seen = |error: Option<skerry_proto::errorpb::Error>, pairs: Vec<KvPair>| {
+        let error = error.expect("it is too large");
+        assert!(error.raft_entry_too_large.is_some() && pairs.is_empty(), "{error:?}");
+        assert!(error.message.contains("ask for fewer pairs"), "{error:?}");
+    };
+    let scan = RawScanRequest { context: context(), limit: 9, ..Default::default() };
+    let reply = service.raw_scan(Request::new(scan)).await.expect("a reply").into_inner();
+    seen(reply.region_error, reply.kvs);
+    let keys = vec!["a".into(), "b".into()];
+    let get = RawBatchGetRequest { context: context(), keys, ..Default::default() };
+    let reply = service.raw_batch_get(Request::new(get)).await.expect("a reply").into_inner();
+    seen(reply.region_error, reply.pairs);
+    let (ranges, each_limit) = (vec![KeyRange::default()], 9);
+    let scan = RawBatchScanRequest { context: context(), ranges, each_limit, ..Default::default() };
+    let reply = service.raw_batch_scan(Request::new(scan)).await.expect("a reply").into_inner();
+    seen(reply.region_error, reply.kvs);
 }
 
 /// The deadlines are real and short; what comes out does not depend on which of them is met first.

@@ -21,7 +21,7 @@ use super::super::heartbeat::HeartBeat;
 use super::super::pessimistic_rollback::PessimisticRollback;
 use super::super::prewrite::{Change, Mutation, Prewrite, Prewritten, Way};
 use super::super::read_index::ReadIndex;
-use super::super::resolve_lock::ResolveRegion;
+use super::super::resolve_lock::{ResolveLite, ResolveRegion};
 use super::super::rollback::{Cleanup, Rollback};
 use super::super::scan::Scan;
 use super::super::scan_lock::ScanLock;
@@ -330,6 +330,7 @@ fn who_reads_at_a_timestamp_that_nobody_was_given_is_refused_and_lifts_no_commit
         told(world.begin(Rollback { keys: vec![key("k")], start_ts: far })),
         told(world.begin(Cleanup { key: key("k"), start_ts: far, current_ts: Ts::ZERO })),
         told(world.begin(heart_beat(far))),
+        told(world.begin(ResolveLite { keys: vec![key("k")], start_ts: far, commit_ts: Ts::ZERO })),
     ];
     let permits: Vec<_> = (0..4).map(|_| begin(acquire(world.storage.permits().clone()))).collect();
     assert!(

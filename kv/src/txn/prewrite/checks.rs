@@ -130,10 +130,13 @@ impl Prewrite {
         let mut newest = reader.seek_write(&mutation.key, Ts::MAX)?;
         let mut is_newest_seen = true;
         if reason == Reason::NotLockedKeyConflict {
-            // Of others who had to give way: this transaction holds the rows.
+            // Of others who had to give way: this transaction holds the rows. One of them may have taken the place of
+            // this transaction's own rollback here; then its primary key is rolled back, which had to be locked in
+            // advance, or the own one is protected and stays.
             while let Some((commit_ts, write)) = &newest
                 && *commit_ts > seen
                 && write.kind == WriteKind::Rollback
+                && write.start_ts != self.start_ts
             {
                 newest = reader.seek_write(&mutation.key, commit_ts.previous())?;
                 is_newest_seen = false;

@@ -347,11 +347,15 @@ async fn regions_are_found_by_what_is_wrong_with_them() {
     assert_eq!(ids(get(&served, "/regions/key?key=%67&end_key=z&limit=2").await), [4, 6]);
     assert_eq!(ids(get(&served, "/regions/sibling/4").await), [2, 6]);
     assert_eq!(ids(get(&served, "/regions/size?limit=1").await), [2]);
+    let all = get(&served, "/regions/key?limit=1000").await;
+    for without in ["/regions/key?limit=-1", "/regions/key?limit=0"] {
+        assert_eq!(get(&served, without).await, all);
+    }
     let refusals = [
         ("GET", "/regions/check/sad-peer", "", 404, "not checked"),
         ("GET", "/regions/beauty", "", 404, "not ordered"),
         ("GET", "/regions/store/9", "", 404, "invalid store ID 9"),
-        ("GET", "/regions/key?limit=0", "", 400, "limit"),
+        ("GET", "/regions/key?limit=many", "", 400, "limit"),
         ("GET", "/regions/check/hist-size?bound=0", "", 400, "bound"),
         ("POST", "/regions/split", r#"{"split_keys": []}"#, 400, "no keys"),
         ("POST", "/regions/split", r#"{"split_keys": ["zz"]}"#, 400, "hexadecimal"),
