@@ -484,7 +484,7 @@ impl Cluster {
         self.settings()?;
         check_ranges(ranges)?;
         let mut found: Vec<Arc<RegionRecord>> = Vec::new();
-        for range in ranges {
+        for range in ranges.iter().filter(|range| !range.is_empty()) {
             // The first of them may be the last one of the range before.
             let again = found.last().is_some_and(|last| last.region.contains_key(range.start));
             let room = (limit - found.len()).saturating_add(usize::from(again));
@@ -568,8 +568,9 @@ fn check_region(region: &Region) -> Result<()> {
 }
 
 fn check_ranges(ranges: &[KeyBounds<'_>]) -> Result<()> {
-    if let Some(empty) = ranges.iter().find(|range| range.is_empty()) {
-        return Err(invalid(format!("range {empty} contains no key")));
+    let is_inverted = |range: &&KeyBounds<'_>| !range.end.is_empty() && range.end < range.start;
+    if let Some(inverted) = ranges.iter().find(is_inverted) {
+        return Err(invalid(format!("range {inverted} ends before it begins")));
     }
     let apart = |pair: &[KeyBounds<'_>]| !pair[0].end.is_empty() && pair[0].end <= pair[1].start;
     if !ranges.windows(2).all(apart) {

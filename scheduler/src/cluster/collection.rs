@@ -75,14 +75,15 @@ impl Cluster {
         Ok(self.marks()?.gc())
     }
 
-    /// Raises both marks to `wanted`, unless the gc safe point is higher already; answers what that is then. This is
-    /// the older call, in which nothing asks for barriers; versions behind one stay nevertheless.
+    /// Raises both marks to `wanted`, or as far as barriers let them, unless the gc safe point is higher already;
+    /// answers what that is then. This is the older call, which cannot say what stands in the way.
     pub fn raise_safe_point(&self, wanted: u64, now: Moment) -> Result<Decision<u64>> {
         let known = self.safe_point()?;
         if wanted > known {
             check_has_come(wanted, now)?;
         }
-        let answer = known.max(wanted);
+        let lowest = self.marks()?.lowest(now.wall_ms).map_or(u64::MAX, |(_, barrier)| barrier.ts);
+        let answer = known.max(wanted.min(lowest));
         let changes = if answer == known { vec![] } else { vec![Change::SafePoint(answer)] };
         Ok(Decision { answer, changes })
     }

@@ -46,9 +46,9 @@ impl Barrier {
         self.expires_ms.is_none_or(|expires| wall_ms < expires)
     }
 
-    /// What is left of its time, in seconds as the wire has them.
+    /// What is left of its time, in seconds as the wire has them: whole ones, so that nobody relies on it for too long.
     pub fn seconds_left(&self, wall_ms: u64) -> i64 {
-        let left = |expires: u64| expires.saturating_sub(wall_ms).div_ceil(1_000);
+        let left = |expires: u64| expires.saturating_sub(wall_ms) / 1_000;
         self.expires_ms.map_or(i64::MAX, |expires| i64::try_from(left(expires)).unwrap_or(i64::MAX))
     }
 }
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn time_left_is_told_in_whole_seconds() {
-        assert_eq!(Barrier::standing(1, 10, 1_000).seconds_left(1_001), 10);
+        assert_eq!(Barrier::standing(1, 10, 1_000).seconds_left(1_001), 9);
         assert_eq!(Barrier::standing(1, 10, 1_000).seconds_left(90_000), 0);
         assert_eq!(Barrier::standing(1, i64::MAX, 1_000).seconds_left(90_000), i64::MAX);
         assert!(!Barrier::standing(1, 0, 1_000).stands(1_000));

@@ -350,6 +350,13 @@ impl Pd for Placement {
         };
         let named: Vec<RegionId> = named.into_iter().map(RegionId::new).collect();
         let done = moves::scatter(&self.shared, &named).await;
+        // Clients look at the header alone, and come again: a region that was just made is told of a little later.
+        let is_known =
+            |id: &RegionId| matches!(self.shared.cluster().region_by_id(*id), Ok(Some(_)));
+        let done = done.and_then(|several| match named.iter().any(is_known) {
+            true => Ok(several),
+            false => Err(Error::UnknownRegion(named[0].get())),
+        });
         reply(&self.shared, done, |header, several| {
             let several = several.unwrap_or_default();
             ScatterRegionResponse {

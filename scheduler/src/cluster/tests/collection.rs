@@ -133,7 +133,8 @@ fn a_barrier_holds_it_back_until_it_falls() {
         look.obstacle
     };
     assert!(obstacle(&world).expect("it is held back").contains("backup"));
-    world.decide(|cluster, now| cluster.raise_safe_point(needed + 7, now));
+    let raised = world.decide(|cluster, now| cluster.raise_safe_point(needed + 7, now));
+    assert_eq!(raised, needed, "no further than the barrier");
     world.tick();
     world.collect();
     assert_eq!(world.order().collect_to, needed, "what a client raises passes no barrier either");

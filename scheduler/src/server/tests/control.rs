@@ -365,6 +365,18 @@ async fn regions_are_found_by_what_is_wrong_with_them() {
         assert_done(&served, "POST", "/regions/scatter", json!({ "regions_id": [77] })).await;
     assert_eq!(scattered["processed-percentage"], 0);
     assert!(scattered["failed"]["77"].as_str().expect("a reason").contains("unknown"));
+    // Clients of the wire look at the header alone.
+    let scatter = |regions_id| ScatterRegionRequest {
+        header: served.header(),
+        regions_id,
+        ..ScatterRegionRequest::default()
+    };
+    let mut client = served.client().await;
+    for (regions, is_error) in [(vec![77], true), (vec![77, 2], false)] {
+        let answer = client.scatter_region(scatter(regions)).await.expect("an answer");
+        let error = answer.into_inner().header.and_then(|header| header.error);
+        assert_eq!(error.is_some(), is_error, "{error:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
