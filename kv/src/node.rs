@@ -125,6 +125,7 @@ pub struct Node {
     heartbeats: Option<JoinHandle<()>>,
     /// Takes part in garbage collection.
     collector: JoinHandle<()>,
+    /// Looks at the scheduler's time.
     timekeeper: JoinHandle<()>,
     logger: Logger,
     /// Released last: the lock must outlive everything that writes below it.

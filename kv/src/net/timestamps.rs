@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use skerry_proto::types::Ts;
 use skerry_raftstore::time::{Clock as _, SystemClock};
-use slog::Logger;
+use slog::{Logger, warn};
 
 use super::scheduler_client::SchedulerClient;
 use crate::txn::{Timestamps, TxnStore};
@@ -36,14 +36,17 @@ impl Timestamps for PatientTimestamps {
         Box::pin(async {
             loop {
                 let asked = self.scheduler.patiently(&self.logger, || self.scheduler.timestamp());
-                match asked.await {
+                let reason = match asked.await {
                     Ok(newest) if newest.physical > 0 => {
                         let physical = newest.physical.unsigned_abs() << Ts::LOGICAL_BITS;
                         return Ts::from(physical | newest.logical.unsigned_abs());
                     }
-                    // It says no, as one of another cluster does, or nothing. Somebody else may answer next time.
-                    _ => tokio::time::sleep(REFUSED_PAUSE).await,
-                }
+                    Ok(_) => "it answers without one".to_string(),
+                    Err(failure) => failure.to_string(),
+                };
+                // As one of another cluster does. Somebody else may answer next time.
+                warn!(self.logger, "the scheduler refuses timestamps, it is asked again"; "reason" => reason);
+                tokio::time::sleep(REFUSED_PAUSE).await;
             }
         })
     }
