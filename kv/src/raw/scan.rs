@@ -1,7 +1,8 @@
 //! RawScan and RawBatchScan: the first pairs of one or more ranges, upwards or downwards.
 //!
 //! A range may end outside the region and is then clamped: the client goes on in the next region
-//! itself. It gets at most `limit` pairs of each range, and fewer only if there are no more.
+//! itself. It gets at most `limit` pairs of each range, and fewer only if there are no more. Of several ranges,
+//! one without an end goes as far as the next one begins, as in TiKV, where it comes before that.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -32,6 +33,22 @@ pub struct Scan {
     pub reverse: bool,
 }
 
+impl Scan {
+    /// Where the range at a place ends.
+    fn end_of(&self, at: usize) -> &[u8] {
+        let (start, end) = &self.ranges[at];
+        let Some((next, _)) = self.ranges.get(at + 1).filter(|_| end.is_empty()) else {
+            return end;
+        };
+        let comes_after = match self.reverse {
+            // A reverse range without a start begins above all keys.
+            true => !next.is_empty() && (start.is_empty() || next < start),
+            false => start < next,
+        };
+        if comes_after { next } else { end }
+    }
+}
+
 impl RawStore {
     /// The pairs of all ranges, range after range, all of one moment.
     pub async fn scan(
@@ -44,8 +61,8 @@ impl RawStore {
         let now_seconds = self.now_seconds();
         let view = self.storage.async_snapshot(context).await?;
         let mut walks = VecDeque::with_capacity(scan.ranges.len());
-        for (start, end) in &scan.ranges {
-            walks.extend(Walk::over(&view, keys, start, end, scan.reverse)?);
+        for (at, (start, _)) in scan.ranges.iter().enumerate() {
+            walks.extend(Walk::over(&view, keys, start, scan.end_of(at), scan.reverse)?);
         }
         if walks.is_empty() || scan.limit == 0 {
             return Ok(Vec::new());

@@ -173,6 +173,24 @@ impl Pair {
         }
     }
 
+    /// A range as far as it is walked: clients of version 2 always say where it ends.
+    fn walked<'a>(
+        &self,
+        ranges: &'a [(String, String)],
+        at: usize,
+        reverse: bool,
+    ) -> (&'a str, &'a str) {
+        let (from, to) = (&ranges[at].0[..], &ranges[at].1[..]);
+        let next = ranges.get(at + 1).filter(|_| self.world.version == ApiVersion::V1);
+        match next.map(|(from, to)| (&from[..], &to[..])) {
+            Some((next, _)) if !reverse && to.is_empty() && from < next => (from, next),
+            Some((_, next)) if reverse && from.is_empty() && !next.is_empty() => {
+                if to.is_empty() || next < to { (next, to) } else { (from, to) }
+            }
+            _ => (from, to),
+        }
+    }
+
     fn read(&mut self, operation: &Operation) {
         let (raw, context, model) = (&self.world.raw, &self.context, &self.model);
         match operation {
@@ -207,7 +225,7 @@ impl Pair {
                     reverse: *reverse,
                 };
                 let got = block_on(raw.scan(context, "", scan)).expect("read");
-                let each = ranges.iter();
+                let each = (0..ranges.len()).map(|at| self.walked(ranges, at, *reverse));
                 let mut wanted: Vec<_> =
                     each.flat_map(|(from, to)| model.scan(from, to, *limit, *reverse)).collect();
                 if *key_only {
