@@ -61,7 +61,7 @@ use crate::operator::{Ending, Operators};
 use crate::persist::Change;
 use crate::planted::Planted;
 use crate::region_tree::{RegionRecord, RegionTree, Tally};
-use crate::settings::Settings;
+use crate::schedule::Schedule;
 use crate::stores::{Liveness, Patience, StoreRecord, Stores};
 use crate::{Error, Result};
 
@@ -111,7 +111,7 @@ pub struct Cluster {
     /// There since bootstrap.
     settings: Option<metapb::Cluster>,
     /// What operators may change.
-    schedule: Settings,
+    schedule: Schedule,
     ids: IdAllocator,
     stores: Stores,
     regions: RegionTree,
@@ -128,6 +128,8 @@ pub struct Cluster {
     leaving: BTreeMap<StoreId, usize>,
     /// Learners that somebody has asked for by hand, until they vote or are gone. A restart forgets them.
     kept_learners: BTreeMap<RegionId, BTreeSet<StoreId>>,
+    /// What is spread among itself. A restart forgets them.
+    groups: scatter::Groups,
     /// Regions whose row on disk is not what the tree says.
     unsaved: BTreeSet<RegionId>,
     collection: Collection,
@@ -152,7 +154,7 @@ impl Cluster {
             replicas_max: config.replicas_max,
             disconnected: config.patience().disconnected,
             settings: None,
-            schedule: config.settings(),
+            schedule: Schedule::new(config.settings()),
             ids: IdAllocator::new(config.id_batch),
             stores: Stores::default(),
             regions: RegionTree::default(),
@@ -164,6 +166,7 @@ impl Cluster {
             patrolled: RegionId::new(0),
             leaving: BTreeMap::new(),
             kept_learners: BTreeMap::new(),
+            groups: scatter::Groups::default(),
             unsaved: BTreeSet::new(),
             collection: Collection::new(now),
             habit: config.habit(),
@@ -193,7 +196,7 @@ impl Cluster {
                 Change::StoreGone(id) => self.stores.remove(id),
                 Change::Tuning(id, tuning) => self.stores.tune(id, tuning),
                 Change::TuningGone(_) => {}
-                Change::Settings(settings) => self.schedule = *settings,
+                Change::Settings(settings) => self.schedule.install(*settings),
                 Change::Balancers(specs) => self.balancers.install(specs),
                 Change::Region(region) => {
                     // Refused only if something newer is known, and then that is right.
@@ -221,9 +224,14 @@ impl Cluster {
         self.id
     }
 
+    /// When this life of the scheduler began.
+    pub fn began(&self) -> Moment {
+        self.began
+    }
+
     /// When silent stores count as disconnected and down.
     pub fn patience(&self) -> Patience {
-        let down = Duration::from_millis(self.schedule.max_store_down_time_ms);
+        let down = Duration::from_millis(self.schedule.current().max_store_down_time_ms);
         Patience { disconnected: self.disconnected, down: down.max(self.disconnected) }
     }
 
@@ -368,9 +376,14 @@ impl Cluster {
             self.patrolled = RegionId::new(0);
         }
         self.look_whether_prepared(now);
+        Ok(StoreNews { cluster_version: self.version()?, state, has_come_up })
+    }
+
+    /// The lowest version among the stores; empty if there is none.
+    pub fn version(&self) -> Result<String> {
+        self.settings()?;
         let version = self.stores.cluster_version();
-        let cluster_version = version.map(|version| version.to_string()).unwrap_or_default();
-        Ok(StoreNews { cluster_version, state, has_come_up })
+        Ok(version.map(|version| version.to_string()).unwrap_or_default())
     }
 
     // ---- Regions ------------------------------------------------------------------------------------

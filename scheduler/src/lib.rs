@@ -40,6 +40,7 @@ pub mod persist;
 pub mod picture;
 pub mod planted;
 pub mod region_tree;
+pub mod schedule;
 pub mod server;
 pub mod settings;
 pub mod stores;

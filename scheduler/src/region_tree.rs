@@ -191,6 +191,11 @@ impl RegionRecord {
         self.size_mib.max(1)
     }
 
+    /// Whether its leader has told that next to nothing is in it.
+    pub fn is_next_to_empty(&self) -> bool {
+        self.leader.is_some() && self.size_mib <= 1
+    }
+
     /// Whether this replica follows and needs no snapshot first, by what the leader says.
     pub fn is_well(&self, peer: &Peer) -> bool {
         !self.is_silent(peer) && !self.pending_peers.iter().any(|pending| pending.id == peer.id)

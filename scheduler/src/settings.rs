@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{Error, Result};
 
@@ -68,6 +69,23 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// These with some changed by name; refused whole if one of them is unknown or not allowed.
+    pub fn with<'a>(
+        &self,
+        change: impl IntoIterator<Item = (&'a String, &'a Value)>,
+    ) -> Result<Settings> {
+        let mut all = serde_json::to_value(self).expect("numbers and strings");
+        let fields = all.as_object_mut().expect("settings are an object");
+        for (name, value) in change {
+            let unknown = || Error::InvalidValue(format!("no setting is called {name:?}"));
+            *fields.get_mut(name).ok_or_else(unknown)? = value.clone();
+        }
+        let settings: Settings = serde_json::from_value(all)
+            .map_err(|error| Error::InvalidValue(format!("not allowed: {error}")))?;
+        settings.validate()?;
+        Ok(settings)
+    }
+
     /// Refuses what cannot work, with the name and what is allowed.
     pub fn validate(&self) -> Result<()> {
         let within = |name: &str, value: f64, low: f64, high: f64| {

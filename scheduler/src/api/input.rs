@@ -3,6 +3,8 @@
 //!
 //! The type of a body's content is not looked at: `curl -d` and PD's own tools name a wrong one.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::http::{StatusCode, Uri};
@@ -84,6 +86,13 @@ impl Parameters {
         let wrong = || refused(format!("limit is {text:?}, not a number"));
         let limit: i64 = text.parse().map_err(|_| wrong())?;
         Ok(usize::try_from(limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX))
+    }
+
+    /// A time in whole seconds.
+    pub(super) fn seconds(&self, name: &str) -> Result<Option<Duration>, Refusal> {
+        let Some(text) = self.texts(name).next() else { return Ok(None) };
+        let wrong = |_| refused(format!("{name} is {text:?}, not a number of seconds"));
+        text.parse().map(|seconds| Some(Duration::from_secs(seconds))).map_err(wrong)
     }
 
     /// A number from 1 on.

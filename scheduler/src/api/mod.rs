@@ -2,7 +2,7 @@
 //! scripts and the tools of clients.
 //!
 //! 1. A request is read by the module of its first word ([`regions`], [`stores`], [`operators`], [`schedulers`],
-//!    [`settings`], [`gc`]; the scheduler itself is here) and checked ([`input`]).
+//!    [`settings`], [`statistics`], [`gc`]; the scheduler itself is here) and checked ([`input`]).
 //! 2. What only looks asks the cluster; what changes something is a decision like one of gRPC: checked by the cluster,
 //!    durable, then answered.
 //! 3. Answers are [`shapes`] or sentences. A refusal says in a sentence what is wrong, and nothing has changed.
@@ -21,6 +21,7 @@ mod regions;
 mod schedulers;
 mod settings;
 mod shapes;
+mod statistics;
 mod stores;
 mod text;
 
@@ -58,6 +59,7 @@ pub(crate) fn router(shared: Arc<Shared>, member: Member) -> Router {
     let paths = Router::new()
         .route("/ping", get(async || ()))
         .route("/version", get(version))
+        .route("/status", get(status))
         .route("/health", get(health))
         .route("/members", get(members))
         .route("/leader", get(leader))
@@ -71,6 +73,7 @@ pub(crate) fn router(shared: Arc<Shared>, member: Member) -> Router {
         .merge(operators::router())
         .merge(schedulers::router())
         .merge(settings::router())
+        .merge(statistics::router())
         .route_layer(from_fn(refuse_head));
     Router::new()
         .nest(PREFIX, paths)
@@ -123,6 +126,17 @@ impl From<Error> for Refusal {
 async fn version() -> Json<Value> {
     let compatible = format!("v{COMPATIBLE_VERSION}");
     Json(json!({ "version": compatible, "skerry_version": env!("CARGO_PKG_VERSION") }))
+}
+
+async fn status(State(api): State<Api>) -> Json<Value> {
+    let began_ms = api.shared.cluster().began().wall_ms;
+    Json(json!({
+        "version": format!("v{COMPATIBLE_VERSION}"),
+        "skerry_version": env!("CARGO_PKG_VERSION"),
+        "build_ts": "",
+        "git_hash": "",
+        "start_timestamp": began_ms / 1_000,
+    }))
 }
 
 async fn health(State(api): State<Api>) -> Json<Value> {

@@ -245,7 +245,7 @@ async fn add(State(api): State<Api>, body: Bytes) -> Answer<String> {
         if regions.is_empty() {
             regions.push(RegionId::new(request.named("region_id", request.region_id)?));
         }
-        let several = moves::scatter(&api.shared, &regions).await?;
+        let several = moves::scatter(&api.shared, "", &regions).await?;
         return match several.failed.into_values().next() {
             Some(reason) => Err(refused(reason)),
             None => Ok(created),

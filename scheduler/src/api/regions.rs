@@ -249,9 +249,8 @@ struct Scatter {
     regions_id: Vec<u64>,
     start_key: String,
     end_key: String,
-    /// Names what is spread among itself; here that is what one request names.
-    #[serde(rename = "group")]
-    _group: String,
+    /// Names what is spread among itself.
+    group: String,
     #[serde(rename = "retry_limit")]
     _retry_limit: u64,
 }
@@ -268,7 +267,7 @@ async fn scatter(State(api): State<Api>, body: Bytes) -> Answer<Value> {
         let records = api.shared.cluster().scan(KeyBounds::new(&start, &end), usize::MAX)?;
         regions = records.iter().map(|record| record.id()).collect();
     }
-    let several = moves::scatter(&api.shared, &regions).await?;
+    let several = moves::scatter(&api.shared, &request.group, &regions).await?;
     let failed = several.failed.iter().map(|(id, reason)| (id.get().to_string(), reason.clone()));
     let failed: serde_json::Map<String, Value> =
         failed.map(|(id, reason)| (id, Value::from(reason))).collect();

@@ -20,7 +20,7 @@ use crate::moment::Moment;
 use crate::operator::{Ended, Ending, Goal, Kind, Operator, Plan, Priority, Step, Task};
 use crate::persist::Change;
 use crate::region_tree::RegionRecord;
-use crate::settings::Settings;
+use crate::schedule::Schedule;
 use crate::{Error, Result};
 
 /// What is wanted of a region.
@@ -279,27 +279,29 @@ impl Cluster {
 
     // ---- Settings -----------------------------------------------------------------------------------
 
-    /// How placement works now.
-    pub fn schedule(&self) -> &Settings {
+    /// How placement works, and what of it will pass.
+    pub fn schedule(&self) -> &Schedule {
         &self.schedule
     }
 
     /// Changes some settings by name; none if one of them is not allowed.
     pub fn change_settings(&self, change: &Map<String, Value>) -> Result<Decision<()>> {
         self.settings()?;
-        let mut all = serde_json::to_value(&self.schedule).expect("numbers and strings");
-        let fields = all.as_object_mut().expect("settings are an object");
-        for (name, value) in change {
-            let known = fields.get_mut(name);
-            *known.ok_or_else(|| invalid(format!("no setting is called {name:?}")))? =
-                value.clone();
-        }
-        let settings: Settings = serde_json::from_value(all)
-            .map_err(|error| invalid(format!("not allowed: {error}")))?;
-        settings.validate()?;
-        let unchanged = settings == self.schedule;
+        let settings = self.schedule.durable().with(change)?;
+        let unchanged = settings == *self.schedule.durable();
         let changes = if unchanged { vec![] } else { vec![Change::Settings(Box::new(settings))] };
         Ok(Decision { answer: (), changes })
+    }
+
+    /// Changes some settings by name until `time` has passed; ends such a change if that is none.
+    pub fn change_settings_for(
+        &mut self,
+        change: &Map<String, Value>,
+        time: Duration,
+        now: Moment,
+    ) -> Result<()> {
+        self.settings()?;
+        self.schedule.set_for(change, time, now)
     }
 }
 

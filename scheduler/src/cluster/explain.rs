@@ -22,7 +22,7 @@ impl Cluster {
         self.settings()?;
         let record = self.regions.get(region).ok_or(Error::UnknownRegion(region.get()))?;
         let mut lines = vec![describe(record)];
-        if self.schedule.halt_scheduling {
+        if self.schedule.current().halt_scheduling {
             lines.push("scheduling is halted".to_string());
         }
         if !self.is_prepared {

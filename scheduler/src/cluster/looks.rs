@@ -121,7 +121,7 @@ impl Cluster {
                 Fault::OfflinePeer => {
                     peers.iter().any(|peer| picture.liveness(peer.store()) == Liveness::Offline)
                 }
-                Fault::EmptyRegion => record.leader.is_some() && record.size_mib <= 1,
+                Fault::EmptyRegion => record.is_next_to_empty(),
                 Fault::OversizedRegion => record.size_mib >= OVERSIZED_MIB,
                 Fault::UndersizedRegion => {
                     record.leader.is_some() && record.size_mib <= UNDERSIZED_MIB

@@ -3,10 +3,13 @@
 //! *Scatter*: regions of one group are spread among themselves, however full stores are otherwise: a table that
 //! is about to be loaded shall be written everywhere at once. For each region in turn the stores are chosen that
 //! have the fewest replicas of the group, and of its voters the one with the fewest leaders of the group leads.
+//! Clients name a group in many requests, often with one region each, so it is remembered until it has not been
+//! named for some minutes. Those who name none share one. A restart forgets all.
 //!
 //! *Split*: keys are handed to the regions that contain them, as operators; clients ask again until all are cut.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use skerry_proto::pdpb::CheckPolicy;
@@ -41,21 +44,99 @@ impl Several {
     }
 }
 
-/// What a group has on each store.
+/// How long a group is remembered after it was named last.
+const GROUP_LIFE: Duration = Duration::from_secs(180);
+
+/// How many groups are remembered; beyond it those that were named longest ago are forgotten.
+const GROUPS_MAX: usize = 1_024;
+
+/// The groups that were named lately.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    named: BTreeMap<String, (Moment, Spread)>,
+}
+
+impl Groups {
+    fn take(&mut self, name: &str, now: Moment) -> Spread {
+        self.named.retain(|_, (last, _)| now.since(*last) < GROUP_LIFE);
+        self.named.remove(name).unwrap_or_default().1
+    }
+
+    fn put(&mut self, name: &str, spread: Spread, now: Moment) {
+        if self.named.len() >= GROUPS_MAX {
+            let oldest = self.named.iter().min_by_key(|(_, (last, _))| last.monotonic);
+            let oldest = oldest.expect("there are some").0.clone();
+            self.named.remove(&oldest);
+        }
+        self.named.insert(name.to_string(), (now, spread));
+    }
+}
+
+/// Where one region of a group was sent.
+#[derive(Debug)]
+struct Place {
+    voters: Vec<StoreId>,
+    leader: Option<StoreId>,
+}
+
+/// Where the regions of a group were sent, and what of it each store has.
 #[derive(Debug, Default)]
 struct Spread {
+    places: BTreeMap<RegionId, Place>,
     replicas: BTreeMap<StoreId, usize>,
     leaders: BTreeMap<StoreId, usize>,
 }
 
+impl Spread {
+    fn add(&mut self, region: RegionId, place: Place) {
+        self.remove(region);
+        for store in &place.voters {
+            *self.replicas.entry(*store).or_default() += 1;
+        }
+        if let Some(leader) = place.leader {
+            *self.leaders.entry(leader).or_default() += 1;
+        }
+        self.places.insert(region, place);
+    }
+
+    /// Who is asked for again does not stand in its own way.
+    fn remove(&mut self, region: RegionId) {
+        let Some(place) = self.places.remove(&region) else {
+            return;
+        };
+        for store in &place.voters {
+            *self.replicas.get_mut(store).expect("it was counted") -= 1;
+        }
+        if let Some(leader) = &place.leader {
+            *self.leaders.get_mut(leader).expect("it was counted") -= 1;
+        }
+    }
+}
+
 impl Cluster {
-    /// Spreads regions over the stores, evenly among themselves.
-    pub fn scatter(&mut self, regions: &[RegionId], now: Moment) -> Result<Decision<Several>> {
+    /// Spreads regions over the stores, evenly among those of their group.
+    pub fn scatter(
+        &mut self,
+        group: &str,
+        regions: &[RegionId],
+        now: Moment,
+    ) -> Result<Decision<Several>> {
         self.settings()?;
+        let mut spread = self.groups.take(group, now);
+        let done = self.scatter_all(regions, &mut spread, now);
+        self.groups.put(group, spread, now);
+        done
+    }
+
+    fn scatter_all(
+        &mut self,
+        regions: &[RegionId],
+        spread: &mut Spread,
+        now: Moment,
+    ) -> Result<Decision<Several>> {
         let (mut several, mut changes) = (Several::default(), Vec::new());
-        let mut spread = Spread::default();
         for id in regions {
-            match self.scatter_one(*id, &mut spread, now)? {
+            match self.scatter_one(*id, spread, now)? {
                 Ok(more) => {
                     several.well.push(*id);
                     changes.extend(more);
@@ -84,6 +165,7 @@ impl Cluster {
         if !self.operators.has_room(id, Priority::Admin) {
             return Ok(Err(format!("{id} has an operator already")));
         }
+        spread.remove(id);
         let voters = chosen(&picture, &record, spread);
         let leads = |store: &&StoreId| {
             let peer = record.region.peer_on_store(**store);
@@ -96,12 +178,7 @@ impl Cluster {
         };
         let leader = voters.iter().filter(leads).min_by_key(count).copied();
         let heirs = heirs(&picture, &record);
-        for store in &voters {
-            *spread.replicas.entry(*store).or_default() += 1;
-        }
-        if let Some(leader) = leader {
-            *spread.leaders.entry(leader).or_default() += 1;
-        }
+        spread.add(id, Place { voters: voters.clone(), leader });
         let goal = Goal { voters, learners: Vec::new(), leader, heirs };
         let (kind, priority) = (Kind::Admin, Priority::Admin);
         let plan =

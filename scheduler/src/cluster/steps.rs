@@ -100,9 +100,10 @@ impl Cluster {
             return Ok(Decision { answer: false, changes });
         }
         self.look_whether_prepared(now);
+        self.schedule.tick(now);
         self.operators.tick(&self.regions, now);
         self.end_hopeless(now);
-        if !self.schedule.halt_scheduling {
+        if !self.schedule.current().halt_scheduling {
             changes.extend(self.patrol(now)?);
             if self.is_prepared {
                 changes.extend(self.balance(now)?);
@@ -130,7 +131,7 @@ impl Cluster {
             regions: &self.regions,
             operators: &self.operators,
             limits: &self.limits,
-            settings: &self.schedule,
+            settings: self.schedule.current(),
             no_leaders: self.balancers.no_leaders(),
             kept_learners: &self.kept_learners,
             replicas_max: self.settings.map_or(1, |settings| settings.max_peer_count as usize),
@@ -143,7 +144,10 @@ impl Cluster {
 
     /// What the checkers say of a region, as far as limits let them.
     pub(super) fn verdict(&self, record: &RegionRecord, now: Moment) -> Verdict {
-        if !self.is_bootstrapped() || record.leader.is_none() || self.schedule.halt_scheduling {
+        if !self.is_bootstrapped()
+            || record.leader.is_none()
+            || self.schedule.current().halt_scheduling
+        {
             return Verdict::Well;
         }
         let picture = self.picture(now);

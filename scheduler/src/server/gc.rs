@@ -62,6 +62,45 @@ pub(super) async fn update_service(
     })
 }
 
+pub(super) async fn get_safe_point_v2(
+    shared: &Arc<Shared>,
+    request: GetGcSafePointV2Request,
+) -> Reply<GetGcSafePointV2Response> {
+    let request = GetGcSafePointRequest { header: request.header };
+    let answer = get_safe_point(shared, request).await?;
+    Ok(answer.map(|GetGcSafePointResponse { header, safe_point }| GetGcSafePointV2Response {
+        header,
+        safe_point,
+    }))
+}
+
+pub(super) async fn update_safe_point_v2(
+    shared: &Arc<Shared>,
+    request: UpdateGcSafePointV2Request,
+) -> Reply<UpdateGcSafePointV2Response> {
+    let UpdateGcSafePointV2Request { header, safe_point, .. } = request;
+    let request = UpdateGcSafePointRequest { header, safe_point };
+    let answer = update_safe_point(shared, request).await?;
+    Ok(answer.map(|UpdateGcSafePointResponse { header, new_safe_point }| {
+        UpdateGcSafePointV2Response { header, new_safe_point }
+    }))
+}
+
+pub(super) async fn update_service_v2(
+    shared: &Arc<Shared>,
+    request: UpdateServiceSafePointV2Request,
+) -> Reply<UpdateServiceSafePointV2Response> {
+    let UpdateServiceSafePointV2Request { header, service_id, safe_point, ttl, .. } = request;
+    let request = UpdateServiceGcSafePointRequest { header, service_id, ttl, safe_point };
+    let answer = update_service(shared, request).await?;
+    Ok(answer.map(|answer| UpdateServiceSafePointV2Response {
+        header: answer.header,
+        service_id: answer.service_id,
+        ttl: answer.ttl,
+        min_safe_point: answer.min_safe_point,
+    }))
+}
+
 pub(super) async fn get_state(
     shared: &Arc<Shared>,
     request: GetGcStateRequest,

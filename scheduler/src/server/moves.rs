@@ -35,9 +35,13 @@ pub(crate) async fn split(shared: &Arc<Shared>, keys: &[Bytes], looks: u64) -> R
     }
 }
 
-/// Begins to spread regions.
-pub(crate) async fn scatter(shared: &Arc<Shared>, regions: &[RegionId]) -> Result<Several> {
-    let several = shared.decide(|cluster, now| cluster.scatter(regions, now)).await?;
+/// Begins to spread regions of a group.
+pub(crate) async fn scatter(
+    shared: &Arc<Shared>,
+    group: &str,
+    regions: &[RegionId],
+) -> Result<Several> {
+    let several = shared.decide(|cluster, now| cluster.scatter(group, regions, now)).await?;
     shared.tell_news();
     Ok(several)
 }

@@ -349,7 +349,7 @@ impl Pd for Placement {
             false => request.regions_id,
         };
         let named: Vec<RegionId> = named.into_iter().map(RegionId::new).collect();
-        let done = moves::scatter(&self.shared, &named).await;
+        let done = moves::scatter(&self.shared, &request.group, &named).await;
         // Clients look at the header alone, and come again: a region that was just made is told of a little later.
         let is_known =
             |id: &RegionId| matches!(self.shared.cluster().region_by_id(*id), Ok(Some(_)));
@@ -376,7 +376,7 @@ impl Pd for Placement {
         let keys = &request.split_keys;
         let done = async {
             let cut = moves::split(&self.shared, keys, request.retry_limit).await?;
-            let spread = moves::scatter(&self.shared, &cut.well).await?;
+            let spread = moves::scatter(&self.shared, &request.group, &cut.well).await?;
             Ok((cut, spread))
         };
         reply(&self.shared, done.await, |header, several| {
@@ -425,6 +425,27 @@ impl Pd for Placement {
         request: Request<UpdateServiceGcSafePointRequest>,
     ) -> Reply<UpdateServiceGcSafePointResponse> {
         gc::update_service(&self.shared, request.into_inner()).await
+    }
+
+    async fn get_gc_safe_point_v2(
+        &self,
+        request: Request<GetGcSafePointV2Request>,
+    ) -> Reply<GetGcSafePointV2Response> {
+        gc::get_safe_point_v2(&self.shared, request.into_inner()).await
+    }
+
+    async fn update_gc_safe_point_v2(
+        &self,
+        request: Request<UpdateGcSafePointV2Request>,
+    ) -> Reply<UpdateGcSafePointV2Response> {
+        gc::update_safe_point_v2(&self.shared, request.into_inner()).await
+    }
+
+    async fn update_service_safe_point_v2(
+        &self,
+        request: Request<UpdateServiceSafePointV2Request>,
+    ) -> Reply<UpdateServiceSafePointV2Response> {
+        gc::update_service_v2(&self.shared, request.into_inner()).await
     }
 
     async fn get_gc_state(&self, request: Request<GetGcStateRequest>) -> Reply<GetGcStateResponse> {

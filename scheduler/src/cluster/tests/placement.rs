@@ -125,6 +125,9 @@ enum Command {
     Set {
         name: String,
         value: String,
+        /// For so long only; none ends it.
+        #[arg(key)]
+        seconds: Option<u64>,
     },
     Remove {
         store: u64,
@@ -156,7 +159,11 @@ enum Command {
         #[arg(key)]
         remove: Option<u32>,
     },
-    Scatter(Vec<u64>),
+    Scatter {
+        regions: String,
+        #[arg(key, optional)]
+        group: String,
+    },
     SplitAt(Vec<String>),
 }
 
@@ -526,10 +533,14 @@ impl World {
                 self.take(decision)?;
                 Ok(String::new())
             }
-            Command::Set { name, value } => {
+            Command::Set { name, value, seconds } => {
                 let value =
                     serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.clone()));
                 let change = Map::from_iter([(name.clone(), value)]);
+                if let Some(time) = seconds.map(Duration::from_secs) {
+                    let done = cluster.change_settings_for(&change, time, now);
+                    return done.map(|()| String::new()).map_err(|error| error.to_string().into());
+                }
                 let decision = cluster.change_settings(&change);
                 self.take(decision)?;
                 Ok(String::new())
@@ -568,9 +579,9 @@ impl World {
                 };
                 cluster.set_limit(StoreId::new(*store), &[way], rate)
             }
-            Command::Scatter(regions) => {
-                let regions: Vec<RegionId> = regions.iter().copied().map(RegionId::new).collect();
-                let decision = cluster.scatter(&regions, now);
+            Command::Scatter { regions, group } => {
+                let ids = regions.split(' ').map(|id| RegionId::new(id.parse().expect("a number")));
+                let decision = cluster.scatter(group, &ids.collect::<Vec<_>>(), now);
                 let several = self.take(decision)?;
                 return Ok(print_several(&several));
             }

@@ -87,8 +87,28 @@ async fn clients_drive_it_by_the_newer_calls() {
     assert_eq!(told.global_gc_barriers.expect("asked for").barriers.len(), 1);
     let ask = GetGcSafePointRequest { header: served.header() };
     assert_eq!(client.get_gc_safe_point(ask).await.expect("ask").into_inner().safe_point, 50);
+    clients_of_a_keyspace_are_told_the_same(&served).await;
 
     what_was_set_survives(served.lose_power().await).await;
+}
+
+async fn clients_of_a_keyspace_are_told_the_same(served: &Served) {
+    let (mut client, keyspace_id) = (served.client().await, Some(7));
+    let ask = GetGcSafePointV2Request { header: served.header(), keyspace_id };
+    assert_eq!(client.get_gc_safe_point_v2(ask).await.expect("ask").into_inner().safe_point, 50);
+    let raise = UpdateGcSafePointV2Request { header: served.header(), keyspace_id, safe_point: 49 };
+    let raised = client.update_gc_safe_point_v2(raise).await.expect("raise").into_inner();
+    assert_eq!(raised.new_safe_point, 50, "it never falls");
+    let hold = |ttl| UpdateServiceSafePointV2Request {
+        header: served.header(),
+        keyspace_id,
+        service_id: "export".into(),
+        safe_point: 60,
+        ttl,
+    };
+    let held = client.update_service_safe_point_v2(hold(90)).await.expect("hold").into_inner();
+    assert_eq!((held.min_safe_point, &held.service_id[..], held.ttl), (60, &b"backup"[..], 100));
+    client.update_service_safe_point_v2(hold(0)).await.expect("let go");
 }
 
 async fn what_was_set_survives(served: Served) {

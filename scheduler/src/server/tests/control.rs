@@ -316,6 +316,54 @@ async fn settings_are_changed_whole_or_not_at_all() {
     assert_eq!(get(&served, "/config").await, whole);
 }
 
+/// Tools that move much data quiet the scheduler for some minutes, and may die meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_are_changed_for_a_while() {
+    let served = cluster_of_four().await;
+    let before = get(&served, "/config").await;
+    let change = json!({ "schedule.leader-schedule-limit": 1, "halt-scheduling": true });
+    assert_done(&served, "POST", "/config?ttlSecond=300", change).await;
+    let temporary = json!({
+        "leader-schedule-limit": { "value": 1, "seconds_left": 300 },
+        "halt-scheduling": { "value": true, "seconds_left": 300 },
+    });
+    let whole = get(&served, "/config").await;
+    assert_eq!(whole["temporary"], temporary);
+    assert_eq!(whole["schedule"], before["schedule"], "what stays is what it was");
+    let change = json!({ "leader-schedule-limit": 1 });
+    assert_done(&served, "POST", "/config?ttlSecond=0", change).await;
+    let temporary = get(&served, "/config").await["temporary"].clone();
+    assert_eq!(temporary, json!({ "halt-scheduling": { "value": true, "seconds_left": 300 } }));
+    let refusals = [
+        ("/config?ttlSecond=300", r#"{"max-replicas": 5}"#, "for a while"),
+        ("/config?ttlSecond=300", r#"{"moon-phase": 1}"#, "no setting is called"),
+        ("/config?ttlSecond=soon", r#"{"halt-scheduling": false}"#, "a number of seconds"),
+        ("/config?ttlSecond=-1", r#"{"halt-scheduling": false}"#, "a number of seconds"),
+        ("/config?ttlSecond=99999999", r#"{"halt-scheduling": false}"#, "within 30 days"),
+    ];
+    let refusals = refusals.map(|(path, body, words)| ("POST", path, body, 400, words));
+    assert_refused(&served, &refusals).await;
+    let served = served.lose_power().await;
+    assert_eq!(get(&served, "/config").await, before, "a restart ends it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_counted_how_much_lies_in_a_range_and_where() {
+    let served = cluster_of_four().await;
+    let statistics = get(&served, "/stats/region?start_key=&end_key=").await;
+    let everywhere = |each: u64| json!({ "1": each, "2": each, "3": each });
+    let expected = json!({
+        "count": 1, "empty_count": 1, "storage_size": 1, "storage_keys": 0,
+        "store_leader_count": { "1": 1 }, "store_leader_size": { "1": 1 },
+        "store_leader_keys": { "1": 0 }, "store_peer_count": everywhere(1),
+        "store_peer_size": everywhere(1), "store_peer_keys": everywhere(0),
+    });
+    assert_eq!(statistics, expected);
+    let count = get(&served, "/stats/region?count").await;
+    assert_eq!((&count["count"], &count["storage_size"]), (&json!(1), &json!(0)));
+    assert_eq!(get(&served, "/stats/region?start_key=z&end_key=z").await["count"], 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn regions_are_found_by_what_is_wrong_with_them() {
     let served = cluster_of_four().await;

@@ -123,6 +123,10 @@ async fn the_scheduler_describes_itself() {
         json!({ "id": served.cluster_id, "max_peer_count": 3 })
     );
     assert_eq!(get(&served, "/version").await["version"], "v8.5.5");
+    let status = get(&served, "/status").await;
+    assert_eq!(status["version"], "v8.5.5");
+    assert_eq!(status["start_timestamp"], 1_700_000_000, "the harness begins then");
+    assert_eq!(get(&served, "/config/cluster-version").await, "8.5.5");
     let url = json!([served.url()]);
     let members = get(&served, "/members").await;
     assert_eq!(members["header"]["cluster_id"], served.cluster_id);

@@ -78,6 +78,18 @@ macro_rules! every_call {
             call!($served, $header, update_service_gc_safe_point, UpdateServiceGcSafePointRequest)
         );
         $check!(
+            "GetGCSafePointV2",
+            call!($served, $header, get_gc_safe_point_v2, GetGcSafePointV2Request)
+        );
+        $check!(
+            "UpdateGCSafePointV2",
+            call!($served, $header, update_gc_safe_point_v2, UpdateGcSafePointV2Request)
+        );
+        $check!(
+            "UpdateServiceSafePointV2",
+            call!($served, $header, update_service_safe_point_v2, UpdateServiceSafePointV2Request)
+        );
+        $check!(
             "GetAllKeyspacesGCStates",
             call!($served, $header, get_all_keyspaces_gc_states, GetAllKeyspacesGcStatesRequest)
         );
