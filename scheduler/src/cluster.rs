@@ -132,6 +132,8 @@ pub struct Cluster {
     groups: scatter::Groups,
     /// Regions whose row on disk is not what the tree says.
     unsaved: BTreeSet<RegionId>,
+    /// No timestamp is as late as this, in milliseconds since 1970: the limit of the oracle (see `tso.rs`).
+    timestamps_ms: u64,
     collection: Collection,
     /// When old versions are collected without being asked.
     habit: Habit,
@@ -168,6 +170,7 @@ impl Cluster {
             kept_learners: BTreeMap::new(),
             groups: scatter::Groups::default(),
             unsaved: BTreeSet::new(),
+            timestamps_ms: 0,
             collection: Collection::new(now),
             habit: config.habit(),
             keyspaces: Keyspaces::default(),
@@ -204,8 +207,7 @@ impl Cluster {
                 }
                 Change::RegionGone(id) => self.regions.remove(id),
                 Change::IdBound(bound) => self.ids.reserved(bound),
-                // The oracle's, see tso.rs.
-                Change::TimestampLimit(_) => {}
+                Change::TimestampLimit(limit_ms) => self.timestamps_ms = limit_ms,
                 Change::SafePoint(gc) => self.collection.marks.install_gc(gc),
                 Change::TxnSafePoint(txn) => self.collection.marks.install_txn(txn),
                 Change::Barrier(name, barrier) => {

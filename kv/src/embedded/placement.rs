@@ -130,7 +130,7 @@ impl Placement {
             let now = self.now();
             match state.oracle.allocate(1, now) {
                 Allocation::Granted(ts) => return ts,
-                Allocation::NeedsWindow => self.save_limit(&mut state.oracle, now),
+                Allocation::NeedsWindow => self.save_limit(&mut state, now),
                 Allocation::NeedsTime => {
                     drop(state);
                     // Nobody sends: this is a wait for the time alone.
@@ -161,13 +161,14 @@ impl Placement {
     }
 
     /// Saves a higher limit of timestamps: until it is on disk nobody gets one.
-    fn save_limit(&self, oracle: &mut Oracle, now: Moment) {
-        let Some(limit_ms) = oracle.wanted_limit(now) else { return };
-        let change = [Change::TimestampLimit(limit_ms)];
+    fn save_limit(&self, state: &mut State, now: Moment) {
+        let Some(limit_ms) = state.oracle.wanted_limit(now) else { return };
+        let change = vec![Change::TimestampLimit(limit_ms)];
         if let Err(error) = self.storage.write(&change, Durability::Synced) {
             fatal(&format!("the limit of timestamps cannot be saved: {error}"));
         }
-        oracle.saved(limit_ms);
+        state.cluster.install(change, now);
+        state.oracle.saved(limit_ms);
     }
 
     /// Lets the cluster decide, makes the decision durable, and then answers.

@@ -80,7 +80,7 @@ impl Cluster {
     pub fn raise_safe_point(&self, wanted: u64, now: Moment) -> Result<Decision<u64>> {
         let known = self.safe_point()?;
         if wanted > known {
-            check_has_come(wanted, now)?;
+            self.check_has_come(wanted, now)?;
         }
         let lowest = self.marks()?.lowest(now.wall_ms).map_or(u64::MAX, |(_, barrier)| barrier.ts);
         let answer = known.max(wanted.min(lowest));
@@ -97,7 +97,7 @@ impl Cluster {
                 "txn safe point {target} is below the present one, {old}"
             )));
         }
-        check_has_come(target, now)?;
+        self.check_has_come(target, now)?;
         let (new, blocker) = marks.reach(target, now.wall_ms);
         let blocker = blocker.map(|name| {
             let stands_at = marks.barrier(name, now.wall_ms).map_or(0, |barrier| barrier.ts);
@@ -175,7 +175,7 @@ impl Cluster {
                     i64::MAX
                 )));
             }
-            check_has_come(ts, now)?;
+            self.check_has_come(ts, now)?;
             let (reached, _) = marks.reach(ts, now.wall_ms);
             changes.extend((reached > marks.txn()).then_some(Change::TxnSafePoint(reached)));
             marks.install_txn(reached);
@@ -199,6 +199,20 @@ impl Cluster {
             _ => driver,
         };
         Ok(Decision { answer, changes })
+    }
+
+    /// Refuses a safe point from the future. Marks never fall: all transactions would be too old until it has come.
+    /// Timestamps may be ahead of the clock, and are where it was set back, but not of their limit.
+    fn check_has_come(&self, target: u64, now: Moment) -> Result<()> {
+        let latest_ms = now.wall_ms.saturating_add(milliseconds(AHEAD_MAX)).max(self.timestamps_ms);
+        if Ts::from(target).physical_ms() <= latest_ms {
+            return Ok(());
+        }
+        Err(invalid(format!(
+            "safe point {target} has not come yet: it is a timestamp, milliseconds since 1970 times {}, and now is {}",
+            Ts::LOGICAL_COUNT,
+            now.wall_ms
+        )))
     }
 
     /// Lets the next round begin at once.
@@ -311,16 +325,4 @@ impl Cluster {
 
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Refuses a safe point from the future. Marks never fall: all transactions would be too old until it has come.
-fn check_has_come(target: u64, now: Moment) -> Result<()> {
-    if Ts::from(target).physical_ms() <= now.wall_ms.saturating_add(milliseconds(AHEAD_MAX)) {
-        return Ok(());
-    }
-    Err(invalid(format!(
-        "safe point {target} has not come yet: it is a timestamp, milliseconds since 1970 times {}, and now is {}",
-        Ts::LOGICAL_COUNT,
-        now.wall_ms
-    )))
 }

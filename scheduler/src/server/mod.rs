@@ -140,10 +140,11 @@ impl Scheduler {
             let _ = stopping.wait_for(|stop| *stop).await;
             tokio::time::sleep(STOP_GRACE).await;
         };
+        let limit = |change| shared.cluster().install(vec![change], shared.now());
         let result = tokio::select! {
             result = server => result.map_err(|error| Error::Serve(describe(&error))),
             () = overdue => Ok(()),
-            never = shared.timestamps.keep_window(&shared.storage) => never,
+            never = shared.timestamps.keep_window(&shared.storage, limit) => never,
             never = shared.keep_regions_saved() => never,
             never = shared.keep_balance() => never,
         };

@@ -67,8 +67,8 @@ impl Timestamps {
         granted
     }
 
-    /// Keeps the limit ahead for as long as it is polled.
-    pub(super) async fn keep_window(&self, storage: &Storage) -> ! {
+    /// Keeps the limit ahead for as long as it is polled; `told` hears of every one that is durable.
+    pub(super) async fn keep_window(&self, storage: &Storage, told: impl Fn(Change)) -> ! {
         let mut ticks = tokio::time::interval(Duration::from_millis(self.window_ms / 6));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -78,14 +78,15 @@ impl Timestamps {
             }
             let wanted = self.oracle().wanted_limit(Moment::now(&*self.clock));
             let Some(limit_ms) = wanted else { continue };
-            let storage = storage.clone();
+            let (storage, change) = (storage.clone(), Change::TimestampLimit(limit_ms));
+            let durable = change.clone();
             blocking(move || {
-                let change = [Change::TimestampLimit(limit_ms)];
-                if let Err(error) = storage.write(&change, Durability::Synced) {
+                if let Err(error) = storage.write(&[durable], Durability::Synced) {
                     fatal(&format!("the limit of timestamps cannot be saved: {error}"));
                 }
             })
             .await;
+            told(change);
             self.oracle().saved(limit_ms);
             self.saved.send_replace(limit_ms);
         }

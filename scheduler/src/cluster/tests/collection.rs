@@ -183,6 +183,22 @@ fn the_older_calls_answer_the_lowest_of_all_services() {
     assert_eq!(world.marks(), (90, 0));
 }
 
+/// Timestamps go on from where they were when the clock is set back, and safe points with them.
+#[test]
+fn a_clock_that_was_set_back_refuses_no_safe_point_that_has_come() {
+    let mut world = World::new();
+    let limit_ms = world.0.now().wall_ms + 3_600_000;
+    let until = |ms| Ts::compose(ms, 0).get();
+    world.refused(|cluster, now| cluster.raise_safe_point(until(limit_ms), now));
+    world.decide(|_, _| {
+        Ok(Decision { answer: (), changes: vec![Change::TimestampLimit(limit_ms)] })
+    });
+    world.refused(|cluster, now| cluster.raise_safe_point(until(limit_ms + 1), now));
+    world.decide(|cluster, now| cluster.raise_safe_point(until(limit_ms), now));
+    world.0.cluster = restore(&world.0.engine, world.0.now());
+    world.decide(|cluster, now| cluster.advance_txn_safe_point(until(limit_ms), now));
+}
+
 #[test]
 fn the_newer_calls_keep_the_gc_safe_point_below_the_other() {
     let mut world = World::new();

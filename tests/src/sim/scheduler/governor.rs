@@ -171,9 +171,11 @@ impl Scheduler {
 
     /// Saves the limit that timestamps have asked for.
     fn save_limit(&mut self, now: Moment) {
-        if let Some(limit) = self.oracle.wanted_limit(self.by_the_clock(now)) {
-            let row = [Change::TimestampLimit(limit)];
+        let now = self.by_the_clock(now);
+        if let Some(limit) = self.oracle.wanted_limit(now) {
+            let row = vec![Change::TimestampLimit(limit)];
             self.storage().write(&row, Durability::Synced).expect("memory takes everything");
+            self.cluster.install(row, now);
             self.oracle.saved(limit);
         }
     }
