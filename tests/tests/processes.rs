@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 
+use skerry_proto::kvrpcpb::{Context, GetRequest};
 use skerry_tests::client::{self, ApiVersion, RawClient};
 use skerry_tests::process::{Addresses, Ended, Ground, Launch, free_port};
 use skerry_tests::{not_tested, wait};
@@ -311,6 +312,26 @@ async fn timestamps_never_go_back_over_kills_of_the_scheduler() {
         }
         process.kill();
     }
+}
+
+/// A store has looked at the scheduler's time by itself: nobody had asked it for anything before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_knows_the_time_when_its_scheduler_is_gone() {
+    let ground = Ground::new();
+    let scheduler = ground.scheduler().start();
+    let address = scheduler.addresses().scheduler;
+    let store = ground.server(address).start();
+    let client = connect(address).await;
+    let given = timestamps(address, 1).await[0].unsigned_abs();
+    scheduler.kill();
+    let context = client.context().map(|context| Context {
+        max_execution_duration_ms: 5_000,
+        ..context
+    });
+    let get = GetRequest { context, key: "k".into(), version: given, ..GetRequest::default() };
+    let got = client.store().kv_get(get).await.expect("an answer").into_inner();
+    assert!(got.not_found && got.region_error.is_none() && got.error.is_none(), "{got:?}");
+    store.stop().assert_clean();
 }
 
 /// Asks for `count` batches of seven timestamps and answers the largest of each.

@@ -64,3 +64,54 @@ pub async fn keep_time(store: Arc<TxnStore>) {
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use skerry_proto::pdpb::pd_server::{Pd, PdServer};
+    use skerry_proto::pdpb::{ResponseHeader, Timestamp, TsoRequest, TsoResponse};
+    use slog::{Discard, o};
+    use tokio::net::TcpListener;
+    use tonic::codegen::BoxStream;
+    use tonic::transport::Server;
+    use tonic::transport::server::TcpIncoming;
+    use tonic::{Request, Response, Status, Streaming};
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    /// A scheduler that refuses first, then answers nothing, and then a timestamp.
+    #[derive(Default)]
+    struct Reluctant {
+        asked: AtomicU32,
+    }
+
+    #[tonic::async_trait]
+    impl Pd for Reluctant {
+        async fn tso(
+            &self,
+            _: Request<Streaming<TsoRequest>>,
+        ) -> Result<Response<BoxStream<TsoResponse>>, Status> {
+            let header = Some(ResponseHeader::default());
+            let timestamp = match self.asked.fetch_add(1, Ordering::SeqCst) {
+                0 => return Err(Status::failed_precondition("of another cluster")),
+                1 => None,
+                _ => Some(Timestamp { physical: 7, logical: 3, suffix_bits: 0 }),
+            };
+            let answer = TsoResponse { header, count: 1, timestamp };
+            Ok(Response::new(Box::pin(tokio_stream::once(Ok(answer)))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_scheduler_that_refuses_is_asked_until_it_does_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound").to_string();
+        let service = Server::builder().add_service(PdServer::new(Reluctant::default()));
+        tokio::spawn(service.serve_with_incoming(TcpIncoming::from(listener)));
+        let scheduler = SchedulerClient::new(&[address], Metrics::new()).expect("an address");
+        let timestamps = PatientTimestamps::new(Arc::new(scheduler), Logger::root(Discard, o!()));
+        assert_eq!(timestamps.newest().await, Ts::compose(7, 3));
+    }
+}
