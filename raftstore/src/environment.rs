@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use skerry_proto::types::{RegionId, StoreId};
 use slog::Logger;
@@ -44,6 +45,8 @@ pub struct Environment {
     pub snapshot_rates: Arc<snapshot::RateLimits>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// When this store was started, by its monotonic clock.
+    pub started: Duration,
     /// Whether all raft workers take their ticks.
     pub pulses: Arc<Pulses>,
     /// Where to log.

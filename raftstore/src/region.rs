@@ -90,6 +90,10 @@ pub fn change_peers(
                 }
                 change_one(&mut after, change, true)?;
             }
+            if !is_joint(&after) {
+                // Raft would be between two configurations, and the region not.
+                return Err("several changes at once are for voters".to_string());
+            }
             changes.len() as u64
         }
     };

@@ -149,6 +149,19 @@ impl Peer {
             self.heard.entry(peer.peer_id()).or_insert(self.ticks);
         }
         self.raft_group.mut_store().set_region(region.clone());
+        // A snapshot that waits for its turn has brought raft a configuration that is newer than this change.
+        if self.raft_group.snap().is_none() {
+            self.configure_raft(change);
+        }
+        self.step_down_if_demoted();
+        let mut meta = self.environment.meta.lock().expect("no holder panics");
+        meta.set_region(region, own.peer_id());
+        drop(meta);
+        self.update_delegate();
+        self.report(effects);
+    }
+
+    fn configure_raft(&mut self, change: &ConfChangeV2) {
         let applied = self.raft_group.apply_conf_change(change);
         applied.expect("apply has checked that the change is possible");
         if self.environment.has(Planted::JointLeftEarly) && change.changes.len() > 1 {
@@ -156,12 +169,6 @@ impl Peer {
             left.expect("it was entered just now");
         }
         assert_same_configuration(self);
-        self.step_down_if_demoted();
-        let mut meta = self.environment.meta.lock().expect("no holder panics");
-        meta.set_region(region, own.peer_id());
-        drop(meta);
-        self.update_delegate();
-        self.report(effects);
     }
 
     /// A learner does not lead: raft lets it go on, and nobody would ever elect another.

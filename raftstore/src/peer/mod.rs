@@ -186,8 +186,7 @@ impl Peer {
         let logger = raft_logger(environment, new);
         let raft_group = RawNode::new(&raft_config, storage, &logger)
             .map_err(|error| crate::Error::Config(format!("raft: {error}")))?;
-        let is_deaf = new.origin == Origin::Disk && !environment.has(Planted::VoteAfterRestart);
-        let deaf_ticks = if is_deaf { config.election_ticks } else { 0 };
+        let deaf_ticks = deaf_ticks(environment, &new.origin);
         let mut peer = Peer {
             environment: environment.clone(),
             serial,
@@ -510,6 +509,21 @@ fn check_context(peer: &Peer, context: &CommandContext) -> std::result::Result<(
     match context.term {
         Some(term) if term != Term::new(peer.raft_group.raft.term) => Err(Refusal::StaleCommand),
         _ => Ok(()),
+    }
+}
+
+/// For how many ticks a replica does not vote: its answers to heartbeats before the start may be what a lease rests on.
+/// One that a message begins soon after the start may have been here before, without a trace.
+fn deaf_ticks(environment: &Environment, origin: &Origin) -> usize {
+    let config = &environment.config;
+    let whole = config.election_ticks;
+    let since_start = environment.clock.monotonic().saturating_sub(environment.started);
+    let passed = since_start.as_millis() / u128::from(config.tick_ms);
+    match origin {
+        _ if environment.has(Planted::VoteAfterRestart) => 0,
+        Origin::Disk => whole,
+        Origin::Message => whole.saturating_sub(usize::try_from(passed).unwrap_or(usize::MAX)),
+        Origin::Split { .. } => 0,
     }
 }
 

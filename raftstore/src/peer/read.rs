@@ -1,6 +1,7 @@
 //! Reads that ask the other replicas whether the leader still leads (ReadIndex).
 //!
-//! 1. Reads wait in `joining` until the end of the worker's round.
+//! 1. Reads wait in `joining` until the end of the worker's round, and longer while raft would drop their round: a
+//!    leader that has committed nothing in its term does, and a follower that knows no leader.
 //! 2. Then all of them form one round: raft is stepped with a context that was never used before.
 //! 3. Raft answers with an index, after a majority has answered heartbeats that were sent since.
 //! 4. When that index is applied, all reads of the round are served from one view.
@@ -23,8 +24,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use raft::ReadState;
 use raft::eraftpb::Message;
+use raft::{INVALID_ID, ReadState, StateRole};
 use skerry_proto::types::Term;
 
 use super::{Peer, check_context, epoch_not_match};
@@ -66,7 +67,8 @@ pub(super) struct ReadIndexQueue {
     count: u64,
     /// What followers that serve reads may have applied; 0 while none was told to read in this term.
     floor: u64,
-    /// Rounds of other replicas at timestamps that are not prepared yet.
+    /// Rounds of other replicas at timestamps that are not prepared yet, or that came before anything was committed in
+    /// this term.
     held_back: Vec<Message>,
 }
 
@@ -131,7 +133,7 @@ impl Peer {
 
     /// Begins a round with all reads that wait for one.
     pub(super) fn begin_read_round(&mut self) {
-        if self.reads.joining.is_empty() || self.is_splitting() {
+        if self.reads.joining.is_empty() || self.is_splitting() || !self.may_ask_to_read() {
             return;
         }
         self.reads.count += u64::from(!self.environment.has(Planted::ReusedReadContext));
@@ -151,10 +153,20 @@ impl Peer {
         self.raft_group.read_index(context);
     }
 
+    /// Whether raft does more with a read than to drop it.
+    fn may_ask_to_read(&self) -> bool {
+        let raft = &self.raft_group.raft;
+        match raft.state {
+            StateRole::Leader => raft.commit_to_current_term(),
+            _ => raft.leader_id != INVALID_ID,
+        }
+    }
+
     /// Another replica has asked. Raft hears of it when nothing commits below its timestamp unseen.
     pub(super) fn step_read_index(&mut self, message: Message) {
         let timestamp = message.entries.first().and_then(|entry| named_in(&entry.data));
         let is_prepared = match timestamp {
+            _ if self.is_leader() && !self.may_ask_to_read() => false,
             Some(timestamp) if self.is_leader() => {
                 let guard = self.environment.read_guard.get();
                 guard.is_some_and(|guard| guard.prepare(self.region(), timestamp))

@@ -94,7 +94,8 @@ impl Peer {
                 || message.term < self.raft_group.raft.term;
         }
         let names_us = region.peer_by_id(self.peer.peer_id()).is_some();
-        if !names_us || region.id != self.region().id || self.raft_group.snap().is_some() {
+        let is_under_way = self.raft_group.snap().is_some() || self.installing.is_some();
+        if !names_us || region.id != self.region().id || is_under_way {
             return false;
         }
         let mut meta = self.environment.meta.lock().expect("no holder panics");
@@ -129,7 +130,8 @@ impl Peer {
 
     /// Gives the range back if raft did not want the snapshot.
     pub(super) fn release_refused_snapshot(&mut self, _: &mut Effects) {
-        if self.raft_group.snap().is_none() {
+        // One that comes again while it is being installed is refused, too: its range stays held.
+        if self.raft_group.snap().is_none() && self.installing.is_none() {
             let mut meta = self.environment.meta.lock().expect("no holder panics");
             meta.release_snapshot(self.region_id());
         }
@@ -167,8 +169,18 @@ impl Peer {
         batch.put(raft, keys::snapshot_raft_state(region.id), raft_state.encode_to_vec());
         let id = SnapshotId { region_id: region.id, term, index };
         self.drop_delegate();
+        self.leave_proposals_to_snapshot(index);
         self.installing = Some(Installing { task, id, region, state });
         (operations, Some(batch))
+    }
+
+    /// What was proposed here before another one led may be among what the snapshot stands for, or not: no entry will
+    /// come to tell.
+    fn leave_proposals_to_snapshot(&mut self, index: u64) {
+        while self.proposals.front().is_some_and(|proposal| proposal.index <= index) {
+            let proposal = self.proposals.pop_front().expect("looked at above");
+            proposal.waiters.unknown("a snapshot came in the place of its entry");
+        }
     }
 
     /// Step 4, once step 3 is durable.

@@ -122,6 +122,7 @@ impl Store {
             registry: Arc::new(Registry::default()),
             snapshots,
             snapshot_rates: Arc::new(snapshot_rates),
+            started: parts.clock.monotonic(),
             clock: parts.clock,
             logger: parts.logger,
             counters: Arc::default(),

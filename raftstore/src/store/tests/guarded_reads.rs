@@ -93,3 +93,30 @@ fn a_read_that_was_held_back_by_a_former_leader_is_prepared_by_the_next() {
     assert_eq!(cluster.leader(1).0, heir);
     assert_eq!(guards[&heir].asked().last(), Some(&70));
 }
+
+/// Raft drops what comes before a leader has committed anything in its term; the next tick would be a second away.
+#[test]
+fn a_read_that_comes_to_a_new_leader_at_once_is_answered_with_its_first_entry() {
+    let mut cluster = Cluster::led(3, 3);
+    let old = cluster.leader(1).0;
+    let (heir, third) = (old % 3 + 1, (old + 1) % 3 + 1);
+    let request = TransferLeaderRequest { peer: Some(peer(10 + heir, heir)), ..Default::default() };
+    let request = admin_request::Command::TransferLeader(request);
+    let (context, (reply, _)) = (cluster.context(1), cluster.reply());
+    cluster.send(old, context, CommandKind::Admin { request, reply });
+    // Until the heir leads, and before anybody hears of it.
+    for store in [old, heir, third].into_iter().cycle() {
+        let machine = cluster.machine(store);
+        turn_all(&mut machine.store).expect("nothing fails");
+        if store == heir && machine.store.inspect().iter().any(|status| status.is_leader) {
+            break;
+        }
+        machine.store.take_sent().into_iter().for_each(|message| cluster.deliver(message));
+    }
+    let (context, (reply, answers)) = (cluster.context(1), cluster.reply::<RegionView>());
+    cluster.send(heir, context, CommandKind::Read { consistency: Consistency::Leader, reply });
+    turn_all(&mut cluster.machine(heir).store).expect("nothing fails");
+    assert!(answers.try_recv().is_err(), "nobody has confirmed that it leads");
+    cluster.settle();
+    assert!(matches!(answers.try_recv(), Ok(Outcome::Done(_))), "without a tick");
+}

@@ -36,3 +36,35 @@ fn what_is_written_down_as_committed_is_in_the_log() {
     cluster.restart(old);
     cluster.run(10);
 }
+
+/// What was proposed may be among what the snapshot stands for: to repeat it would be wrong.
+#[test]
+fn a_proposal_that_a_snapshot_has_overtaken_is_unknown() {
+    let mut cluster = Cluster::led(3, 3);
+    let old = cluster.leader(1).0;
+    let overtaken = cluster.begin_put(1, "a", "1");
+    let machine = cluster.machine(old);
+    turn_all(&mut machine.store).expect("nothing fails");
+    machine.is_cut_off = true;
+    machine.store.take_sent().into_iter().for_each(|message| cluster.deliver(message));
+    // Sooner than the old leader gives it up by itself.
+    while cluster.leader(1).0 == old {
+        cluster.run(1);
+    }
+    let new = cluster.leader(1).0;
+    for key in ["b", "c", "d", "e", "f", "g"] {
+        done(cluster.put(1, key, "v"));
+    }
+    assert_eq!(cluster.value_on(new, "a").as_deref(), Some("1"), "it is done");
+    cluster.cut_log(1);
+    let cut = cluster.leader(1).1.truncated;
+    cluster.machine(old).is_cut_off = false;
+    while cluster.machine(old).store.inspect()[0].truncated < cut {
+        cluster.run(1);
+    }
+    assert_eq!(cluster.value_on(old, "a").as_deref(), Some("1"), "a snapshot has brought it");
+    done(cluster.put(1, "h", "v"));
+    cluster.run(2);
+    let outcome = overtaken.try_recv();
+    assert!(matches!(outcome, Ok(Outcome::Unknown(_))), "{outcome:?}");
+}
