@@ -69,6 +69,7 @@ pub mod collection;
 pub mod control;
 pub mod explain;
 pub mod looks;
+mod patrol;
 pub mod scatter;
 pub mod steps;
 pub mod store_life;
@@ -122,8 +123,7 @@ pub struct Cluster {
     began: Moment,
     /// Whether enough is known to compare stores.
     is_prepared: bool,
-    /// The last region that the patrol has looked at.
-    patrolled: RegionId,
+    patrol: patrol::Patrol,
     /// How many regions stores had that are being emptied, when that began or was first seen.
     leaving: BTreeMap<StoreId, usize>,
     /// Learners that somebody has asked for by hand, until they vote or are gone. A restart forgets them.
@@ -165,7 +165,7 @@ impl Cluster {
             balancers: Balancers::new(id.get()),
             began: now,
             is_prepared: false,
-            patrolled: RegionId::new(0),
+            patrol: patrol::Patrol::default(),
             leaving: BTreeMap::new(),
             kept_learners: BTreeMap::new(),
             groups: scatter::Groups::default(),
@@ -194,10 +194,19 @@ impl Cluster {
         for change in changes {
             match change {
                 Change::ClusterId(id) => assert_eq!(id, self.id, "rows of another cluster"),
-                Change::Cluster(settings) => self.settings = Some(settings),
-                Change::Store(store) => self.stores.install(store, now),
+                Change::Cluster(settings) => {
+                    self.settings = Some(settings);
+                    self.patrol.begin_anew();
+                }
+                Change::Store(store) => {
+                    self.stores.install(store, now);
+                    self.patrol.begin_anew();
+                }
                 Change::StoreGone(id) => self.stores.remove(id),
-                Change::Tuning(id, tuning) => self.stores.tune(id, tuning),
+                Change::Tuning(id, tuning) => {
+                    self.stores.tune(id, tuning);
+                    self.patrol.begin_anew();
+                }
                 Change::TuningGone(_) => {}
                 Change::Settings(settings) => self.schedule.install(*settings),
                 Change::Balancers(specs) => self.balancers.install(specs),
@@ -375,7 +384,7 @@ impl Cluster {
         let (state, has_come_up) = (record.store.node_state(), is_up && before != Liveness::Up);
         if has_come_up {
             // Regions may have waited for it.
-            self.patrolled = RegionId::new(0);
+            self.patrol.begin_anew();
         }
         self.look_whether_prepared(now);
         Ok(StoreNews { cluster_version: self.version()?, state, has_come_up })

@@ -324,10 +324,8 @@ async fn a_store_knows_the_time_when_its_scheduler_is_gone() {
     let client = connect(address).await;
     let given = timestamps(address, 1).await[0].unsigned_abs();
     scheduler.kill();
-    let context = client.context().map(|context| Context {
-        max_execution_duration_ms: 5_000,
-        ..context
-    });
+    let context =
+        client.context().map(|context| Context { max_execution_duration_ms: 5_000, ..context });
     let get = GetRequest { context, key: "k".into(), version: given, ..GetRequest::default() };
     let got = client.store().kv_get(get).await.expect("an answer").into_inner();
     assert!(got.not_found && got.region_error.is_none() && got.error.is_none(), "{got:?}");

@@ -156,7 +156,9 @@ impl Placement {
     pub(super) fn confer(&self, report: ReportRequest) -> Result<ReportResponse> {
         let store = StoreId::new(report.store_id);
         self.decide(|cluster, now| cluster.collection_report(store, report.into(), now))?;
-        self.decide(|cluster, now| cluster.collection_tick(now))?;
+        let is_due = self.state().cluster.collection_is_due(self.now());
+        let drawn = is_due.then(|| self.timestamp());
+        self.decide(|cluster, now| cluster.collection_tick(drawn, now))?;
         self.state().cluster.collection_order().map(ReportResponse::from).map_err(said)
     }
 

@@ -114,10 +114,12 @@ async fn put_up(
 }
 
 async fn remove(State(api): State<Api>, Path(name): Path<String>) -> Answer<&'static str> {
-    let barrier = BarrierName::of(&name);
-    let gone = api.shared.decide(|cluster, now| cluster.delete_barrier(barrier, now)).await?;
-    match gone {
-        Some(_) => Ok(Json("the barrier is gone")),
-        None => Err(refused(format!("there is no barrier {name:?}"))),
+    for is_global in [false, true] {
+        let barrier = BarrierName { is_global, name: name.clone() };
+        let gone = api.shared.decide(|cluster, now| cluster.delete_barrier(barrier, now)).await?;
+        if gone.is_some() {
+            return Ok(Json("the barrier is gone"));
+        }
     }
+    Err(refused(format!("there is no barrier {name:?}")))
 }

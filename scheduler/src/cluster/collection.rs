@@ -88,13 +88,14 @@ impl Cluster {
         Ok(Decision { answer, changes })
     }
 
-    /// Raises the txn safe point as far as barriers let it.
+    /// Raises the txn safe point as far as barriers let it. Clients know this refusal, and those below, by PD's name for
+    /// it somewhere in the text.
     pub fn advance_txn_safe_point(&self, target: u64, now: Moment) -> Result<Decision<Advance>> {
         let marks = self.marks()?;
         let old = marks.txn();
         if target < old {
             return Err(invalid(format!(
-                "txn safe point {target} is below the present one, {old}"
+                "ErrDecreasingTxnSafePoint: txn safe point {target} is below the present one, {old}"
             )));
         }
         self.check_has_come(target, now)?;
@@ -112,8 +113,13 @@ impl Cluster {
         let marks = self.marks()?;
         let (old, txn) = (marks.gc(), marks.txn());
         if target < old || target > txn {
+            let kind = if target < old {
+                "ErrDecreasingGCSafePoint"
+            } else {
+                "ErrGCSafePointExceedsTxnSafePoint"
+            };
             let text = format!(
-                "gc safe point {target} is not from the present one, {old}, to the txn safe point, {txn}"
+                "{kind}: gc safe point {target} is not from the present one, {old}, to the txn safe point, {txn}"
             );
             return Err(invalid(text));
         }
@@ -135,8 +141,9 @@ impl Cluster {
         }
         if ts < txn || ttl_seconds <= 0 {
             let text = format!(
-                "barrier {:?} at {ts} for {ttl_seconds} s: the txn safe point is {txn} already, and the time must \
+                "{}barrier {:?} at {ts} for {ttl_seconds} s: the txn safe point is {txn} already, and the time must \
                  not be 0",
+                if ts < txn { "ErrGCBarrierTSBehindTxnSafePoint: " } else { "" },
                 name.name
             );
             return Err(invalid(text));
@@ -204,8 +211,8 @@ impl Cluster {
     /// Refuses a safe point from the future. Marks never fall: all transactions would be too old until it has come.
     /// Timestamps may be ahead of the clock, and are where it was set back, but not of their limit.
     fn check_has_come(&self, target: u64, now: Moment) -> Result<()> {
-        let latest_ms = now.wall_ms.saturating_add(milliseconds(AHEAD_MAX)).max(self.timestamps_ms);
-        if Ts::from(target).physical_ms() <= latest_ms {
+        let clock_ms = now.wall_ms.saturating_add(milliseconds(AHEAD_MAX));
+        if Ts::from(target).physical_ms() <= clock_ms.max(self.timestamps_ms) {
             return Ok(());
         }
         Err(invalid(format!(
@@ -222,15 +229,38 @@ impl Cluster {
         Ok(())
     }
 
+    /// Whether it is time to raise the txn safe point, by what is known of the time. A timestamp must be drawn for it.
+    pub fn collection_is_due(&self, now: Moment) -> bool {
+        let Collection { marks, round } = &self.collection;
+        let Habit { life_time, interval } = self.habit;
+        if !self.is_bootstrapped() || !round.may_begin() {
+            return false;
+        }
+        let reach_ms = self.latest_ms(now).saturating_sub(milliseconds(life_time));
+        let is_late = match marks.txn() {
+            0 => now.since(self.began) >= interval,
+            txn => reach_ms >= Ts::from(txn).physical_ms().saturating_add(milliseconds(interval)),
+        };
+        round.is_wanted || (is_late && !life_time.is_zero())
+    }
+
     /// Goes on with what is under way: raises the txn safe point when it is time, begins a round when it was raised,
     /// by whomever, and counts who has heard.
-    pub fn collection_tick(&mut self, now: Moment) -> Result<Decision<()>> {
+    ///
+    /// `drawn` is a timestamp that was drawn since [`Cluster::collection_is_due`] has said so. The clock would not do:
+    /// it may be set back, and then nothing is ever due; or be ahead for a moment, and then the safe point would be
+    /// above every timestamp that is drawn after that, for good.
+    pub fn collection_tick(&mut self, drawn: Option<Ts>, now: Moment) -> Result<Decision<()>> {
         if !self.is_bootstrapped() {
             return Ok(Decision { answer: (), changes: vec![] });
         }
         let members: Vec<StoreId> =
             self.stores.iter().filter(|it| !it.is_tombstone()).map(|it| it.id()).collect();
-        let wanted = self.next_safe_point(now);
+        let life_time = self.habit.life_time;
+        let wanted = drawn.filter(|_| self.collection_is_due(now)).map(|drawn| {
+            let reach_ms = drawn.physical_ms().saturating_sub(milliseconds(life_time));
+            Ts::compose(reach_ms, 0).get()
+        });
         let Collection { marks, round } = &mut self.collection;
         let mut changes: Vec<Change> =
             marks.fallen(now.wall_ms).cloned().map(Change::BarrierGone).collect();
@@ -245,19 +275,9 @@ impl Cluster {
         Ok(Decision { answer: (), changes })
     }
 
-    /// Where the txn safe point should be by now, if it is time to raise it.
-    fn next_safe_point(&self, now: Moment) -> Option<u64> {
-        let Collection { marks, round } = &self.collection;
-        let Habit { life_time, interval } = self.habit;
-        if !round.may_begin() || (life_time.is_zero() && !round.is_wanted) {
-            return None;
-        }
-        let reach_ms = now.wall_ms.saturating_sub(milliseconds(life_time));
-        let is_due = match marks.txn() {
-            0 => now.since(self.began) >= interval,
-            txn => reach_ms >= Ts::from(txn).physical_ms().saturating_add(milliseconds(interval)),
-        };
-        (is_due || round.is_wanted).then(|| Ts::compose(reach_ms, 0).get())
+    /// How late it can be, in milliseconds since 1970: by the clock, or by timestamps where that was set back.
+    fn latest_ms(&self, now: Moment) -> u64 {
+        now.wall_ms.max(self.timestamps_ms)
     }
 
     /// A store says what it has done, and is told what to do. The order is made when the changes are installed:
@@ -317,7 +337,7 @@ impl Cluster {
                 format!("store {id} has not said yet that it keeps the safe point")
             });
         }
-        let reach_ms = now.wall_ms.saturating_sub(milliseconds(self.habit.life_time));
+        let reach_ms = self.latest_ms(now).saturating_sub(milliseconds(self.habit.life_time));
         let (_, blocker) = marks.reach(Ts::compose(reach_ms, 0).get(), now.wall_ms);
         blocker.map(|name| format!("barrier {:?} needs what is older", name.name))
     }

@@ -3,7 +3,7 @@
 //! 1. A heartbeat has been accepted: the region's operator is a step further, or over. [`Cluster::wants_step`] says,
 //!    without changing anything, whether the leader is to be told something; [`Cluster::next_step`] tells it. If the
 //!    region has no operator, the checkers are asked for one.
-//! 2. Ten times a second [`Cluster::tick`] ends what is late or hopeless, lets the patrol check some regions, asks the
+//! 2. Ten times a second [`Cluster::tick`] ends what is late or hopeless, lets the [`super::patrol`] check some regions, asks the
 //!    balancers, and buries stores that are empty. What it starts is told at once ([`Cluster::regions_to_tell`]), not
 //!    only with the next heartbeat.
 //! 3. New replicas need ids: they are durable before the instruction leaves, like every id.
@@ -32,11 +32,8 @@ use crate::picture::Picture;
 use crate::planted::Planted;
 use crate::region_tree::RegionRecord;
 
-/// Regions that the patrol looks at in one tick: all of a hundred thousand in ten seconds.
-const PATROL: usize = 1_024;
-
 /// Operators that one balancer, or the patrol, may start in one tick.
-const STARTS_MAX: usize = 64;
+pub(super) const STARTS_MAX: usize = 64;
 
 /// Percent of the regions that must have reported before stores are compared.
 const SPOKEN_PERCENT: usize = 80;
@@ -208,37 +205,6 @@ impl Cluster {
             || (is_known && self.stores.most_have_spoken())
             || self.planted == Some(Planted::BalanceUnprepared)
             || now.since(self.began) >= PREPARING_MAX;
-    }
-
-    /// Checks some regions, in turn.
-    fn patrol(&mut self, now: Moment) -> Result<Vec<Change>> {
-        let (mut plans, mut last) = (Vec::new(), None);
-        let picture = self.picture(now);
-        for record in self.regions.after(self.patrolled, PATROL) {
-            last = Some(record.id());
-            // To a leader that is silent nothing can be told; another one will report.
-            let is_heard = record.leader.is_some_and(|leader| picture.hears(leader.store()));
-            if !is_heard || self.operators.get(record.id()).is_some() {
-                continue;
-            }
-            if let Verdict::Do(plan) = self.verdict(record, now) {
-                plans.push(plan);
-            }
-            if plans.len() == STARTS_MAX {
-                break;
-            }
-        }
-        let is_at_end = last.is_none_or(|last| self.regions.after(last, 1).next().is_none());
-        self.patrolled = last.filter(|_| !is_at_end).unwrap_or(RegionId::new(0));
-        let mut changes = Vec::new();
-        for plan in plans {
-            // What was started before it may have taken its place.
-            let record = self.regions.get(plan.region).expect("it was there a moment ago").clone();
-            if let Verdict::Do(plan) = self.verdict(&record, now) {
-                changes.extend(self.start(plan, &record, now)?);
-            }
-        }
-        Ok(changes)
     }
 
     /// Asks all balancers.

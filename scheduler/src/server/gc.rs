@@ -13,7 +13,9 @@ use tonic::Request;
 
 use super::Shared;
 use super::reply::{Reply, admit, reply};
+use crate::cluster::Cluster;
 use crate::cluster::collection::Advance;
+use crate::gc::marks::DRIVER;
 use crate::gc::{Barrier, BarrierName, Marks, Report};
 
 pub(super) async fn get_safe_point(
@@ -48,9 +50,8 @@ pub(super) async fn update_service(
     admit(shared, request.header.as_ref())?;
     let UpdateServiceGcSafePointRequest { service_id, ttl, safe_point, .. } = request;
     let name = String::from_utf8_lossy(&service_id).into_owned();
-    let event = |cluster: &mut crate::cluster::Cluster, now| {
-        cluster.update_service_safe_point(&name, ttl, safe_point, now)
-    };
+    let event =
+        |cluster: &mut Cluster, now| cluster.update_service_safe_point(&name, ttl, safe_point, now);
     reply(shared, shared.decide(event).await, |header, lowest| {
         let lowest = lowest.unwrap_or_default();
         UpdateServiceGcSafePointResponse {
@@ -91,11 +92,19 @@ pub(super) async fn update_service_v2(
     request: UpdateServiceSafePointV2Request,
 ) -> Reply<UpdateServiceSafePointV2Response> {
     let UpdateServiceSafePointV2Request { header, service_id, safe_point, ttl, .. } = request;
+    // The marks are the cluster's, the names of services a keyspace's own: those of two hold back together.
+    let keyspace = format!("keyspace {}: ", request.keyspace_id.unwrap_or_default());
+    let is_driver = service_id == DRIVER;
+    let prefix = if is_driver { "" } else { &keyspace };
+    let service_id = [prefix.as_bytes(), &service_id].concat().into();
     let request = UpdateServiceGcSafePointRequest { header, service_id, ttl, safe_point };
     let answer = update_service(shared, request).await?;
     Ok(answer.map(|answer| UpdateServiceSafePointV2Response {
         header: answer.header,
-        service_id: answer.service_id,
+        service_id: match answer.service_id.strip_prefix(keyspace.as_bytes()) {
+            Some(own) => answer.service_id.slice_ref(own),
+            None => answer.service_id,
+        },
         ttl: answer.ttl,
         min_safe_point: answer.min_safe_point,
     }))
@@ -289,9 +298,10 @@ impl Gc for Rounds {
         admit(shared, request.header.as_ref())?;
         let store = StoreId::new(request.store_id);
         let report = Report::from(request);
-        let taken =
-            shared.decide(|cluster, now| cluster.collection_report(store, report, now)).await;
-        let order = taken.and_then(|()| shared.cluster().collection_order());
+        // Were something else decided in between, the store could be told what it has heard already, and be silent.
+        let event = |cluster: &mut Cluster, now| cluster.collection_report(store, report, now);
+        let taken = shared.decide_and_look(event, Cluster::collection_order).await;
+        let order = taken.and_then(|((), order)| order);
         reply(shared, order, |header, order| match order {
             Some(order) => ReportResponse { header, ..order.into() },
             None => ReportResponse { header, ..ReportResponse::default() },

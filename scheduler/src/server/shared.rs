@@ -95,19 +95,33 @@ impl Shared {
     where
         F: FnOnce(&mut Cluster, Moment) -> Result<Decision<T>>,
     {
-        let turn = Arc::clone(&self.turn).acquire_owned().await.expect("never closed");
+        self.decide_and_look(event, |_| ()).await.map(|(answer, ())| answer)
+    }
+
+    /// The same, and looks at what came of it, before anything else is decided.
+    pub(super) async fn decide_and_look<T, F, L>(
+        self: &Arc<Self>,
+        event: F,
+        look: impl FnOnce(&Cluster) -> L,
+    ) -> Result<(T, L)>
+    where
+        F: FnOnce(&mut Cluster, Moment) -> Result<Decision<T>>,
+    {
+        let mut turn = Arc::clone(&self.turn).acquire_owned().await.expect("never closed");
         let Decision { answer, changes } = event(&mut self.cluster(), self.now())?;
         if !changes.is_empty() {
             let shared = Arc::clone(self);
-            blocking(move || {
+            turn = blocking(move || {
                 shared.write(&changes, Durability::Synced);
                 let now = shared.now();
                 shared.cluster().install(changes, now);
-                drop(turn);
+                turn
             })
             .await;
         }
-        Ok(answer)
+        let looked = look(&self.cluster());
+        drop(turn);
+        Ok((answer, looked))
     }
 
     /// Writes the rows of regions that heartbeats have changed. They are not synced: see `persist.rs`.
@@ -137,7 +151,11 @@ impl Shared {
                 Ok(false) => {}
                 Err(error) => warn!(self.logger, "nothing is decided: {}", error),
             }
-            if let Err(error) = self.decide(|cluster, now| cluster.collection_tick(now)).await {
+            let is_due = self.cluster().collection_is_due(self.now());
+            let drawn = if is_due { self.timestamps.allocate(&[1]).await.pop() } else { None };
+            if let Err(error) =
+                self.decide(|cluster, now| cluster.collection_tick(drawn, now)).await
+            {
                 warn!(self.logger, "garbage collection does not go on: {}", error);
             }
         }

@@ -53,7 +53,11 @@ impl World {
     }
 
     fn tick(&mut self) {
-        self.decide(|cluster, now| cluster.collection_tick(now));
+        let now = self.0.now();
+        let is_due = self.0.cluster.collection_is_due(now);
+        let drawn = Ts::compose(now.wall_ms.max(self.0.cluster.timestamps_ms), 0);
+        let drawn = is_due.then_some(drawn);
+        self.decide(|cluster, now| cluster.collection_tick(drawn, now));
     }
 
     fn report(&mut self, store: u64, report: Report) {
@@ -181,6 +185,20 @@ fn the_older_calls_answer_the_lowest_of_all_services() {
     assert_eq!(update("backup", 0, 0), lowest("gc_worker", 30));
     assert_eq!(update("gc_worker", i64::MAX, 90), lowest("gc_worker", 90));
     assert_eq!(world.marks(), (90, 0));
+}
+
+/// Timestamps go on when the clock is set back, and what is collected follows them.
+#[test]
+fn a_clock_that_was_set_back_puts_no_round_off() {
+    let mut world = World::new();
+    world.pass(700);
+    world.collect();
+    let ahead_ms = world.0.now().wall_ms + 3_600_000;
+    world.decide(|_, _| {
+        Ok(Decision { answer: (), changes: vec![Change::TimestampLimit(ahead_ms)] })
+    });
+    world.pass(1);
+    assert_eq!(world.marks().0, Ts::compose(ahead_ms - 600_000, 0).get());
 }
 
 /// Timestamps go on from where they were when the clock is set back, and safe points with them.

@@ -6,6 +6,7 @@ use skerry_proto::pdpb::*;
 use tonic::Code;
 
 use super::harness::Served;
+use super::http::{get, tell};
 
 /// What store 1 is told when it reports this.
 async fn report(served: &Served, request: ReportRequest) -> ReportResponse {
@@ -108,6 +109,15 @@ async fn clients_of_a_keyspace_are_told_the_same(served: &Served) {
     };
     let held = client.update_service_safe_point_v2(hold(90)).await.expect("hold").into_inner();
     assert_eq!((held.min_safe_point, &held.service_id[..], held.ttl), (60, &b"backup"[..], 100));
+    // Another keyspace has a service of the same name, which does not take the first one's place.
+    let other = UpdateServiceSafePointV2Request { keyspace_id: Some(8), ..hold(90) };
+    client.update_service_safe_point_v2(other.clone()).await.expect("hold");
+    let listed = get(served, "/gc/safepoint").await;
+    let services = listed["service_gc_safe_points"].as_array().expect("a list").iter();
+    let exports = services.filter(|it| it["service_id"].to_string().contains("export"));
+    assert_eq!(exports.count(), 2, "{listed}");
+    let other = UpdateServiceSafePointV2Request { ttl: 0, ..other };
+    client.update_service_safe_point_v2(other).await.expect("let go");
     client.update_service_safe_point_v2(hold(0)).await.expect("let go");
 }
 
@@ -129,6 +139,11 @@ async fn what_was_set_survives(served: Served) {
     assert!(deleted.deleted_barrier_info.is_some());
     let deleted = client.delete_gc_barrier(delete).await.expect("delete").into_inner();
     assert!(deleted.deleted_barrier_info.is_none());
+    // People take away by one command what is in the way, whatever its scope.
+    for is_there in [true, false] {
+        let (status, answer) = tell(&served, "DELETE", "/gc/barrier/all", "").await;
+        assert_eq!(status == 200, is_there, "{answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

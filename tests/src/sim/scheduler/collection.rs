@@ -9,7 +9,9 @@ impl Scheduler {
     /// Goes on with the round, or begins one if the safe point was raised.
     pub(in crate::sim) fn tend_collection(&mut self, now: Moment) {
         let reading = self.by_the_clock(now);
-        self.decide(|cluster| cluster.collection_tick(reading));
+        let is_due = self.cluster.collection_is_due(reading);
+        let drawn = if is_due { self.allocate(1, now) } else { None };
+        self.decide(|cluster| cluster.collection_tick(drawn, reading));
     }
 
     /// Whoever drives collection wants everything up to `wanted` to go. It may have wanted more before.
