@@ -17,7 +17,7 @@ use skerry_proto::kvrpcpb::AssertionLevel;
 use skerry_proto::types::Ts;
 
 use super::client::{Client, Locks, PART_BYTES_MAX, Target, region_key};
-use super::error::Result;
+use super::error::{Error, Result};
 use crate::mvcc::Key;
 use crate::txn;
 use crate::txn::commit::Commit;
@@ -39,6 +39,8 @@ struct Committing<'a> {
     primary: Bytes,
     /// Bytes of all keys and values.
     bytes: usize,
+    /// The life of its locks, which counts from `start_ts`.
+    ttl_ms: u64,
 }
 
 /// Makes the changes of the transaction that began at `start_ts` true, all or none.
@@ -55,7 +57,8 @@ pub(super) fn commit(
         mutations.push(Mutation::new(client.key(&user)?, change));
     }
     let bytes = bytes_of(&mutations);
-    let committing = Committing { client, start_ts, mutations, primary, bytes };
+    let ttl_ms = ttl_ms(start_ts, client.timestamp(), mutations.len());
+    let committing = Committing { client, start_ts, mutations, primary, bytes, ttl_ms };
     match committing.prewrite() {
         // One phase was enough.
         Ok(Some(_)) => Ok(()),
@@ -65,6 +68,12 @@ pub(super) fn commit(
             Err(error)
         }
     }
+}
+
+/// How long locks live that are written from `now` on: what the application has taken since its start is added.
+fn ttl_ms(start_ts: Ts, now: Ts, keys: usize) -> u64 {
+    let passed_ms = now.physical_ms().saturating_sub(start_ts.physical_ms());
+    passed_ms + LOCK_MS_MIN + keys as u64 / KEYS_A_MS
 }
 
 /// A mutation's key, and the bytes that it takes in a request.
@@ -84,9 +93,10 @@ fn bytes_of(part: &[Mutation]) -> usize {
 impl Committing<'_> {
     /// Step 1; the commit timestamp if that was all.
     fn prewrite(&self) -> Result<Option<Ts>> {
-        let mut committed = None;
-        self.client.in_parts(&self.mutations, measure, self.start_ts, |target, part| {
+        let (mut committed, mut may_have_committed) = (None, false);
+        let done = self.client.in_parts(&self.mutations, measure, self.start_ts, |target, part| {
             let is_whole = part.len() == self.mutations.len() && self.bytes <= PART_BYTES_MAX;
+            may_have_committed |= is_whole;
             // The store chooses the timestamp of one phase: whoever has begun by now must not see it.
             let (way, min_commit_ts) = match is_whole {
                 true => (Way::OnePhase, self.client.timestamp().next()),
@@ -102,8 +112,12 @@ impl Committing<'_> {
                 }
                 Prewritten::Locked(errors) => locks_of(errors),
             }
-        })?;
-        Ok(committed)
+        });
+        match done {
+            // Locks alone make nothing true.
+            Err(Error::Unknown(reason)) if !may_have_committed => Err(Error::Busy(reason)),
+            done => done.map(|()| committed),
+        }
     }
 
     fn prewrite_of(&self, part: &[Mutation], way: Way, min_commit_ts: Ts) -> Prewrite {
@@ -112,7 +126,7 @@ impl Committing<'_> {
             mutations: part.to_vec(),
             primary: self.primary.clone(),
             start_ts: self.start_ts,
-            ttl_ms: LOCK_MS_MIN + keys / KEYS_A_MS,
+            ttl_ms: self.ttl_ms,
             txn_size: keys,
             for_update_ts: Ts::ZERO,
             min_commit_ts,
@@ -181,4 +195,16 @@ fn locks_of(errors: Vec<txn::Error>) -> txn::Result<Locks> {
         other => Err(other),
     };
     errors.into_iter().map(lock_of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locks_live_from_when_they_are_written_however_long_the_application_took() {
+        let (start_ts, hour_ms) = (Ts::compose(1_000_000, 5), 3_600_000);
+        assert_eq!(ttl_ms(start_ts, start_ts, 1), 3_000);
+        assert_eq!(ttl_ms(start_ts, Ts::compose(1_000_000 + hour_ms, 0), 70), hour_ms + 3_007);
+    }
 }

@@ -188,9 +188,7 @@ impl<'db> Transaction<'db> {
             if behind.is_empty() {
                 break;
             }
-            // Boundaries that transactions meet are whole keys; one that is not lies behind all of them.
-            let Ok((next, _)) = skerry_proto::codec::decode_bytes(&behind) else { break };
-            from = next.into();
+            from = key_at(&behind)?;
         }
         Ok(found)
     }
@@ -240,4 +238,31 @@ fn met_in_pairs(
         }
     }
     Ok(if locks.is_empty() { Ok(pairs) } else { Err(locks) })
+}
+
+/// The key that a boundary between regions stands for. Stores cut at whole keys; others may have asked for something else.
+fn key_at(boundary: &[u8]) -> Result<Bytes> {
+    match skerry_proto::codec::decode_bytes(boundary) {
+        Ok((key, [])) => Ok(key.into()),
+        _ => Err(Error::Invalid(format!(
+            "a region ends at \"{}\", which is no whole key of transactions: scans cannot go on behind it",
+            boundary.escape_ascii()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skerry_proto::codec::encode_bytes;
+
+    use super::*;
+
+    #[test]
+    fn a_scan_goes_on_at_whole_keys_and_ends_with_an_error_at_others() {
+        let boundary = encode_bytes(b"abc");
+        assert_eq!(key_at(&boundary), Ok("abc".into()));
+        for cut in [b"m".to_vec(), [&boundary[..], b"x"].concat()] {
+            assert!(matches!(key_at(&cut), Err(Error::Invalid(_))), "{cut:?}");
+        }
+    }
 }

@@ -9,11 +9,12 @@
 //! 3. A transaction with *async commit* may be committed though its primary lock stands: then its other keys are asked.
 //!    All locked, it is committed at the highest of the timestamps that they name; one missing, it is rolled back. Who
 //!    else asks, comes to the same end.
-//! 4. What came out is done to the locks here. The other regions' leaders do the same to theirs.
+//! 4. What nobody could tell leaves its locks to the next pass, and is the error of this one.
+//! 5. What came out is done to the locks here. The other regions' leaders do the same to theirs.
 //!
 //! What it does not do: it finds no stores. Primary keys may be anywhere: [`Elsewhere`] asks there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 
@@ -35,6 +36,8 @@ use crate::txn::{TxnStore, WriteCommand};
 
 /// Locks that are looked at together.
 const LOCKS_IN_A_LOOK: usize = 256;
+/// Transactions about which nobody could be asked before the rest is left to the next pass: each took its time.
+const UNDECIDED_MAX: usize = 8;
 /// Room that ending them asks for.
 const STEP_BYTES: usize = 64 << 10;
 
@@ -65,12 +68,15 @@ pub async fn free_region(
     elsewhere: &dyn Elsewhere,
 ) -> Result<()> {
     assert!(up_to <= store.safe_points().kept(), "locks could still be added below {up_to}");
+    // Where the next look begins, and which transactions nobody could decide about: others are ended all the same.
+    let (mut from, mut undecided, mut failure) = (Bytes::new(), BTreeSet::new(), None);
     loop {
-        let scan = ScanLock::new(up_to, Bytes::new(), Bytes::new(), LOCKS_IN_A_LOOK);
+        let scan = ScanLock::new(up_to, from.clone(), Bytes::new(), LOCKS_IN_A_LOOK);
         let locks = store.read(context, scan).await?;
-        if locks.is_empty() {
-            return Ok(());
-        }
+        let Some((last, _)) = locks.last() else {
+            return failure.map_or(Ok(()), Err);
+        };
+        let behind_last: Bytes = [&last.user_key()?[..], &[0]].concat().into();
         let mut reserved: BTreeMap<Ts, Vec<Key>> = BTreeMap::new();
         let (mut keys, mut ends) = (Vec::new(), Ends::new());
         for (key, lock) in locks {
@@ -78,13 +84,27 @@ pub async fn free_region(
                 reserved.entry(lock.start_ts).or_default().push(key);
                 continue;
             }
+            if undecided.contains(&lock.start_ts) {
+                continue;
+            }
             let end = match ends.get(&lock.start_ts) {
-                Some(end) => *end,
-                None if store.has(Planted::ResolveUnasked) => Ts::ZERO,
-                None => end_of(&lock, up_to, elsewhere).await?,
+                Some(end) => Ok(*end),
+                None if store.has(Planted::ResolveUnasked) => Ok(Ts::ZERO),
+                None => end_of(&lock, up_to, elsewhere).await,
             };
-            ends.insert(lock.start_ts, end);
-            keys.push(key);
+            match end {
+                Ok(end) => {
+                    ends.insert(lock.start_ts, end);
+                    keys.push(key);
+                }
+                Err(error) => {
+                    undecided.insert(lock.start_ts);
+                    failure.get_or_insert(error);
+                }
+            }
+            if undecided.len() == UNDECIDED_MAX {
+                break;
+            }
         }
         for (start_ts, keys) in reserved {
             let command = PessimisticRollback { keys, start_ts, for_update_ts: Ts::MAX };
@@ -92,6 +112,12 @@ pub async fn free_region(
         }
         if !keys.is_empty() {
             write(store, context, &ResolveLocks { keys, ends }).await?;
+        }
+        if undecided.len() == UNDECIDED_MAX {
+            return failure.map_or(Ok(()), Err);
+        }
+        if failure.is_some() {
+            from = behind_last;
         }
     }
 }
@@ -118,7 +144,7 @@ async fn end_of(lock: &Lock, up_to: Ts, elsewhere: &dyn Elsewhere) -> Result<Ts>
         ..Default::default()
     };
     let status = decided(elsewhere.check_txn_status(request.clone()).await?)?;
-    let Some(primary) = status.lock_info.filter(|_| status.lock_ttl > 0) else {
+    let Some(primary) = status.lock_info else {
         return Ok(Ts::from(status.commit_version));
     };
     if primary.use_async_commit {
@@ -130,7 +156,7 @@ async fn end_of(lock: &Lock, up_to: Ts, elsewhere: &dyn Elsewhere) -> Result<Ts>
     // It fell back to two phases at some of its keys: then the primary lock decides, as always.
     request.force_sync_commit = true;
     let status = decided(elsewhere.check_txn_status(request).await?)?;
-    if status.lock_ttl > 0 {
+    if status.lock_info.is_some() {
         return Err(stuck(format!("the transaction that began at {} does not end", lock.start_ts)));
     }
     Ok(Ts::from(status.commit_version))

@@ -74,7 +74,8 @@ impl RegionCalls {
             api_version: self.api_version.to_wire(),
             ..Default::default()
         };
-        let client = TikvClient::new(self.channel(&address)?);
+        // The list of a transaction's other keys is as long as its client wanted.
+        let client = TikvClient::new(self.channel(&address)?).max_decoding_message_size(usize::MAX);
         Ok(Target { region, leader: leader.store(), client, context })
     }
 

@@ -176,14 +176,16 @@ impl CheckTxnStatus {
             ending.roll_back_lock(&self.primary, &lock, true)?;
             return Ok(TxnStatus::RolledBack(Action::TtlExpireRollback));
         }
-        // A lock without a lower bound belongs to a client that does not expect to have one.
+        // A lock without a lower bound belongs to a client that does not expect to have one. Who reads the newest has
+        // no timestamp that a commit could be pushed above.
         let caller = self.caller_start_ts;
-        if lock.min_commit_ts != Ts::ZERO && caller != Ts::MAX && caller >= lock.min_commit_ts {
+        let is_newest = caller >= END_OF_TIME;
+        if lock.min_commit_ts != Ts::ZERO && !is_newest && caller >= lock.min_commit_ts {
             lock.min_commit_ts = caller.next().max(self.current_ts);
             ending.changes.put_lock(&self.primary, &lock);
         }
         let is_above = caller != Ts::ZERO && lock.min_commit_ts > caller;
-        Ok(TxnStatus::Alive { lock: Box::new(lock), is_pushed: is_above || caller == Ts::MAX })
+        Ok(TxnStatus::Alive { lock: Box::new(lock), is_pushed: is_above || is_newest })
     }
 
     fn decide_missing(&self, ending: &mut Ending<'_, '_>) -> Result<TxnStatus> {

@@ -120,6 +120,10 @@ impl LockWaits {
         let mut lines = self.lock();
         let oldest = lines.by_key.get(key).and_then(|line| line.waiters.keys().next().copied());
         let sender = oldest.and_then(|place| lines.leave(place));
+        if let Some((next, line)) = oldest.zip(lines.by_key.get_mut(key)) {
+            // The others wait for whoever has the turn. Who had the lock may go on, and want what one of them has.
+            line.holder = next.0;
+        }
         drop(lines);
         if let Some(sender) = sender {
             let turn = Turn { waits: self.clone(), key: Some(key.clone()) };
@@ -287,12 +291,20 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// The key is locked again, by `holder`: the others go on waiting, for that one.
+    /// The key is locked again, by `holder`: the others go on waiting, for that one. Only what it has asked twice has
+    /// its turn, too.
     pub fn keep(mut self, holder: Ts) {
-        if let Some(key) = self.key.take()
-            && let Some(line) = self.waits.lock().by_key.get_mut(&key)
-        {
-            line.holder = holder;
+        let Some(key) = self.key.take() else { return };
+        let mut lines = self.waits.lock();
+        let Some(line) = lines.by_key.get_mut(&key) else { return };
+        line.holder = holder;
+        let own = line.waiters.range((holder, 0)..=(holder, u64::MAX));
+        let own: Vec<_> = own.map(|(place, _)| *place).collect();
+        let senders: Vec<_> = own.into_iter().filter_map(|place| lines.leave(place)).collect();
+        drop(lines);
+        for sender in senders {
+            // It has nothing to pass on: the lock is there.
+            let _ = sender.send(Turn { waits: self.waits.clone(), key: None });
         }
     }
 
@@ -419,5 +431,30 @@ mod tests {
         poll(&mut old).expect("its turn").keep(Ts::from(20));
         let circle = waits.join(&key("other"), Ts::from(30), Ts::from(20), &Bytes::new());
         assert!(circle.is_err(), "30 waits for 20 now");
+    }
+
+    #[test]
+    fn who_has_given_a_key_up_is_waited_for_no_longer() {
+        let waits = LockWaits::new();
+        let (mut next, _behind) = (wait(&waits, "k", 10, 20), wait(&waits, "k", 10, 30));
+        waits.wake(&key("k"));
+        let turn = poll(&mut next).expect("its turn");
+        // Before the next one has the lock the former owner wants what the other one has.
+        assert!(waits.join(&key("m"), Ts::from(30), Ts::from(10), &Bytes::new()).is_ok());
+        let circle = waits.join(&key("n"), Ts::from(30), Ts::from(20), &Bytes::new());
+        assert!(circle.is_err(), "30 waits for 20, which has the turn");
+        turn.keep(Ts::from(20));
+    }
+
+    #[test]
+    fn what_a_transaction_asks_twice_has_its_turn_with_the_first() {
+        let waits = LockWaits::new();
+        let (mut first, mut again) = (wait(&waits, "k", 10, 20), wait(&waits, "k", 10, 20));
+        let mut other = wait(&waits, "k", 10, 30);
+        waits.wake(&key("k"));
+        poll(&mut first).expect("its turn").keep(Ts::from(20));
+        drop(poll(&mut again).expect("it has the lock"));
+        assert!(poll(&mut other).is_none(), "the lock is there");
+        assert_eq!(waits.waiting(), 1);
     }
 }

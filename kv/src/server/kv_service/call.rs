@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skerry_proto::{errorpb, kvrpcpb};
+use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
@@ -31,8 +32,8 @@ const BUDGET_MAX: Duration = Duration::from_secs(60);
 pub(super) struct Call {
     /// The region it is for, and what the client believes of it.
     pub(super) context: RequestContext,
-    /// How long it may take.
-    budget: Duration,
+    /// When its client has gone, or soon will be.
+    end: Instant,
 }
 
 /// A call that did not succeed.
@@ -66,13 +67,13 @@ impl Call {
             let reason = format!("the request is for cluster {named}, this is {cluster_id}");
             return Err(Status::invalid_argument(reason));
         }
-        let budget = budget(from_client, wire.max_execution_duration_ms);
-        Ok((Call { context: RequestContext::from(wire), budget }, request))
+        let end = Instant::now() + budget(from_client, wire.max_execution_duration_ms);
+        Ok((Call { context: RequestContext::from(wire), end }, request))
     }
 
     /// How long a call may wait that wants to wait for so long.
     pub(super) fn at_most(&self, wanted: Duration) -> Duration {
-        wanted.min(self.budget)
+        wanted.min(self.end.saturating_duration_since(Instant::now()))
     }
 
     /// Runs a read.
@@ -80,7 +81,7 @@ impl Call {
         &self,
         read: impl Future<Output = std::result::Result<T, E>>,
     ) -> std::result::Result<T, Refused<E>> {
-        match tokio::time::timeout(self.budget, read).await {
+        match tokio::time::timeout_at(self.end, read).await {
             Ok(result) => result.map_err(Refused::Error),
             Err(_elapsed) => Err(Refused::Late("the deadline passed before the read was done")),
         }
@@ -97,7 +98,7 @@ impl Call {
         F: Future<Output = std::result::Result<T, E>>,
         E: From<Error>,
     {
-        let mut deadline = pin!(tokio::time::sleep(self.budget));
+        let mut deadline = pin!(tokio::time::sleep_until(self.end));
         let permit = tokio::select! {
             biased;
             permit = permits.acquire(bytes) => permit,

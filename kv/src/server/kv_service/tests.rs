@@ -408,6 +408,22 @@ async fn a_transaction_is_read_when_it_has_committed_and_its_lock_is_shown_befor
     assert_eq!(late.errors[0].conflict.as_ref().map(|found| found.conflict_commit_ts), Some(20));
 }
 
+/// Whoever meets its locks asks at these keys: one that nobody can ask at would keep the lock, and what is collected,
+/// for ever.
+#[tokio::test]
+async fn keys_at_which_others_will_ask_must_be_keys() {
+    let world = World::new();
+    for (primary, secondary) in [("", "s"), ("k", ""), ("k", &"s".repeat(101))] {
+        let mut request = prewrite("k", "v", 10);
+        let wire = request.get_mut();
+        wire.primary_lock = primary.to_string().into();
+        wire.use_async_commit = true;
+        wire.secondaries = vec![secondary.to_string().into()];
+        let reply = world.service.kv_prewrite(request).await.expect("a reply").into_inner();
+        assert!(!reply.errors[0].abort.is_empty(), "{primary:?} {secondary:?}: {reply:?}");
+    }
+}
+
 /// Asks for the lock of one key, the same in all.
 fn lock(start_version: u64, wait_timeout: i64) -> Request<PessimisticLockRequest> {
     let mutation =

@@ -91,7 +91,7 @@ pub(super) fn prewrite(keys: TxnKeys, request: kvrpcpb::PrewriteRequest) -> Resu
     // The list of other keys is there also if the shortcut is not asked for.
     let way = match (request.try_one_pc, request.use_async_commit) {
         (true, _) => Way::OnePhase,
-        (false, true) => Way::Async(request.secondaries),
+        (false, true) => Way::Async(secondaries(keys, request.secondaries)?),
         (false, false) => Way::TwoPhases,
     };
     Ok(Prewrite {
@@ -142,6 +142,11 @@ pub(super) fn pessimistic_lock(
 fn primary(keys: TxnKeys, primary: Bytes) -> Result<Bytes> {
     keys.key(&primary)?;
     Ok(primary)
+}
+
+/// The same of its other keys, if it commits asynchronously.
+fn secondaries(keys: TxnKeys, secondaries: Vec<Bytes>) -> Result<Vec<Bytes>> {
+    secondaries.into_iter().map(|key| primary(keys, key)).collect()
 }
 
 fn change(op: i32, value: Bytes) -> Result<Change> {

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_channel::oneshot;
-use skerry_proto::kvrpcpb;
+use skerry_proto::kvrpcpb::{
+    self, CheckSecondaryLocksResponse, CheckTxnStatusRequest, CheckTxnStatusResponse,
+};
 use skerry_proto::types::StoreId;
 use skerry_raftstore::engine::memory::MemoryEngine;
 
@@ -26,6 +28,7 @@ use super::super::rollback::{Cleanup, Rollback};
 use super::super::scan::Scan;
 use super::super::scan_lock::ScanLock;
 use super::*;
+use crate::gc::resolve::{Asked, Elsewhere, free_region};
 use crate::mvcc::ReadRules;
 use crate::storage::local::Writer;
 use crate::storage::regions::fixed_regions;
@@ -473,4 +476,50 @@ fn a_client_of_the_other_version_is_refused() {
     let mut going = begin(async move { store.read(&of_two, get).await });
     let Some(Err(Error::Other(error))) = poll(&mut going) else { panic!("it is refused") };
     assert!(error.to_string().contains("API V1"), "{error}");
+}
+
+/// Knows that every transaction was rolled back, but for one.
+struct AllButOne(u64);
+
+impl Elsewhere for AllButOne {
+    fn check_txn_status(
+        &self,
+        request: CheckTxnStatusRequest,
+    ) -> Asked<'_, CheckTxnStatusResponse> {
+        let is_away = request.lock_ts == self.0;
+        let away = crate::Error::NotNow("its primary key has no leader");
+        let answer = if is_away { Err(away) } else { Ok(Default::default()) };
+        Box::pin(async { answer })
+    }
+
+    fn check_secondary_locks(
+        &self,
+        _: Ts,
+        _: Vec<Bytes>,
+    ) -> Asked<'_, (usize, CheckSecondaryLocksResponse)> {
+        panic!("none of them commits asynchronously")
+    }
+}
+
+#[test]
+fn locks_that_nobody_can_tell_about_keep_no_others_from_being_ended() {
+    let mut world = World::new();
+    for (user, start_ts) in [("a", 10), ("b", 11), ("c", 10), ("d", 12)] {
+        world.write(put(user, start_ts, Way::TwoPhases)).unwrap();
+    }
+    let store = world.store.clone();
+    store.safe_points().hear(Ts::from(20), Duration::ZERO, None);
+    let mut freeing =
+        begin(async move { free_region(&store, &context(), Ts::from(20), &AllButOne(10)).await });
+    let failure = loop {
+        world.writer.try_round().unwrap();
+        if let Some(done) = poll(&mut freeing) {
+            break done.expect_err("two locks are left");
+        }
+    };
+    assert!(failure.to_string().contains("no leader"), "{failure}");
+    for (user, is_locked) in [("a", true), ("b", false), ("c", true), ("d", false)] {
+        let met = matches!(world.get(user, 30), Err(Error::Locked { .. }));
+        assert_eq!(met, is_locked, "{user}");
+    }
 }
