@@ -44,7 +44,7 @@ where
         let (looked, command) = store.next_step(context, steps).await?;
         steps = looked;
         pace(steps.take_bytes()).await;
-        let Some(command) = command else { return Ok(dropped) };
+        let Some(mut command) = command else { return Ok(dropped) };
         if command.keys.is_empty() {
             continue;
         }
@@ -53,9 +53,10 @@ where
             let collected = store.write(context, &command, permit).await?;
             dropped += collected.records as u64;
             pace(collected.bytes as u64).await;
-            if collected.is_complete {
+            if collected.left.is_none() {
                 break;
             }
+            command.from = collected.left;
         }
     }
 }

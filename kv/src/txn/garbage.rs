@@ -7,7 +7,8 @@
 //! 3. The first delete goes with everything older, and goes last: without it an older put would be seen again.
 //!
 //! [`CollectRegion`] searches for keys with garbage without latches and makes one [`CollectGarbage`] after the other.
-//! Each is run, with a new view, until its answer says that it is complete.
+//! Each is run, with a new view, until its answer says that nothing is left. It goes on where it stopped: to walk once
+//! more over what it has dropped of a key would cost more with each time.
 //!
 //! **Before** this all locks of transactions that began at or below the safe point must have been resolved, in all
 //! regions: one that still commits would need its key's older version, or its rollback record.
@@ -47,6 +48,19 @@ pub struct CollectGarbage {
     pub records_max: usize,
     /// Bytes of its batch after which it does.
     pub bytes_max: usize,
+    /// Where it goes on.
+    pub from: Option<Place>,
+}
+
+/// A record at which a command stopped, with what it knew there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which of its keys.
+    key: usize,
+    ts: Ts,
+    judge: Judge,
+    /// The delete that hides what is older: dropped only after all of it.
+    hiding: Option<Ts>,
 }
 
 /// What was dropped.
@@ -56,8 +70,8 @@ pub struct Collected {
     pub records: usize,
     /// Bytes that are written for it.
     pub bytes: usize,
-    /// Whether the keys have no more garbage. Otherwise the command has to be run again.
-    pub is_complete: bool,
+    /// Where the command has to go on; nothing: the keys have no more garbage.
+    pub left: Option<Place>,
 }
 
 impl WriteCommand for CollectGarbage {
@@ -73,10 +87,13 @@ impl WriteCommand for CollectGarbage {
 
     fn decide(&self, view: &RegionView, _: &Arc<Concurrency>) -> Result<Effect<Collected>> {
         let mut changes = Changes::new();
-        let mut collected = Collected { is_complete: true, ..Collected::default() };
-        for key in &self.keys {
-            if !self.collect(view, key, &mut changes, &mut collected)? {
-                collected.is_complete = false;
+        let mut collected = Collected::default();
+        let first = self.from.map_or(0, |place| place.key);
+        for key in first..self.keys.len() {
+            let begin = Place { key, ts: self.safe_point, judge: Judge::default(), hiding: None };
+            let place = self.from.filter(|place| place.key == key).unwrap_or(begin);
+            collected.left = self.collect(view, place, &mut changes, &mut collected)?;
+            if collected.left.is_some() {
                 break;
             }
         }
@@ -87,27 +104,27 @@ impl WriteCommand for CollectGarbage {
 }
 
 impl CollectGarbage {
-    /// Drops the garbage of one key; `false` if there is more than may be dropped.
+    /// Drops the garbage of one key from a place on; answers another one if there is more than may be dropped.
     fn collect(
         &self,
         view: &RegionView,
-        key: &Key,
+        place: Place,
         changes: &mut Changes,
         collected: &mut Collected,
-    ) -> Result<bool> {
+    ) -> Result<Option<Place>> {
+        let key = &self.keys[place.key];
         let mut cursor = view.view.cursor(ColumnFamily::Write, &key.versions())?;
-        let mut stands = cursor.seek(&key.at(self.safe_point))?;
-        let mut judge = Judge::default();
-        // The delete that hides what is older: dropped only after all of it.
-        let mut hiding = None;
+        let mut stands = cursor.seek(&key.at(place.ts))?;
+        let Place { mut judge, mut hiding, .. } = place;
         while stands {
             let (_, ts) = split_version(cursor.key())?;
             assert!(ts <= self.safe_point, "{key:?}: garbage at {ts} above {}", self.safe_point);
             let write = WriteRef::decode(cursor.value())?;
+            let before = judge;
             let verdict = judge.judge(write.kind);
             if verdict != Verdict::Stays {
                 if collected.records >= self.records_max || changes.byte_size() >= self.bytes_max {
-                    return Ok(false);
+                    return Ok(Some(Place { ts, judge: before, hiding, ..place }));
                 }
                 if verdict == Verdict::GoesLast {
                     hiding = Some(ts);
@@ -125,12 +142,12 @@ impl CollectGarbage {
             collected.records += 1;
             changes.delete_write(key, ts);
         }
-        Ok(true)
+        Ok(None)
     }
 }
 
 /// Decides about the records of one key at or below the safe point, from new to old.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Judge {
     /// What reads at the safe point see was found.
     has_data: bool,
@@ -227,6 +244,6 @@ impl Steps for CollectRegion {
         }
         let safe_point = self.safe_point;
         let (records_max, bytes_max) = (RECORDS_IN_A_COMMAND, BYTES_IN_A_COMMAND);
-        Ok(Some(CollectGarbage { keys, safe_point, records_max, bytes_max }))
+        Ok(Some(CollectGarbage { keys, safe_point, records_max, bytes_max, from: None }))
     }
 }

@@ -396,13 +396,14 @@ impl World {
             }
             Command::Gc(safe_point) => {
                 let (mut steps, mut records) = (CollectRegion::new(ts(safe_point)), 0);
-                while let Some(command) = steps.next(&self.view())? {
+                while let Some(mut command) = steps.next(&self.view())? {
                     loop {
                         let (collected, _) = self.write(&command)?;
                         records += collected.records;
-                        if collected.is_complete {
+                        if collected.left.is_none() {
                             break;
                         }
+                        command.from = collected.left;
                     }
                 }
                 Ok(format!("{records} records"))

@@ -105,15 +105,16 @@ proptest! {
         check_reads(&world, &histories, safe_point);
         let mut steps = CollectRegion::new(Ts::from(safe_point));
         while let Some(found) = steps.next(&world.view()).expect("memory") {
-            let command = CollectGarbage { records_max, ..found };
+            let mut command = CollectGarbage { records_max, ..found };
             loop {
                 let (collected, _) = world.write(&command).expect("memory");
                 prop_assert!(collected.records <= records_max + 1);
                 // It may be interrupted here for ever.
                 check_reads(&world, &histories, safe_point);
-                if collected.is_complete {
+                if collected.left.is_none() {
                     break;
                 }
+                command.from = collected.left;
                 prop_assert!(collected.records > 0, "it goes on");
             }
         }

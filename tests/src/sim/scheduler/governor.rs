@@ -39,6 +39,9 @@ const LOSSES: u64 = 8;
 /// Of a hundred reports, those that are slow.
 const SLOW_REPORTS: u64 = 5;
 
+/// Of a hundred intervals, those in which the limit of timestamps is saved although nobody waits for it.
+const LIMITS_SAVED: u64 = 20;
+
 /// Of a hundred intervals, those in which the scheduler's clock jumps, and how far it may be ahead then. It may
 /// do so while the power is away, too.
 const CLOCK_JUMPS: u64 = 5;
@@ -142,9 +145,11 @@ impl Scheduler {
         steps
     }
 
-    /// Saves the limit that the last timestamps have asked for, and gives some more, by a clock that may have jumped.
+    /// Now and then saves the limit that timestamps have asked for, and gives some more, by a clock that may have jumped.
     fn stamp(&mut self, now: Moment) {
-        self.save_limit(now);
+        if self.chance.percent(LIMITS_SAVED) {
+            self.save_limit(now);
+        }
         if self.chance.percent(CLOCK_JUMPS) {
             self.jump();
         }
