@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skerry_proto::{errorpb, kvrpcpb};
-use tokio::time::Instant;
+use skerry_raftstore::time::{Clock as _, SystemClock};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
@@ -32,8 +32,8 @@ const BUDGET_MAX: Duration = Duration::from_secs(60);
 pub(super) struct Call {
     /// The region it is for, and what the client believes of it.
     pub(super) context: RequestContext,
-    /// When its client has gone, or soon will be.
-    end: Instant,
+    /// When its client has gone, or soon will be; on the system's clock.
+    end: Duration,
 }
 
 /// A call that did not succeed.
@@ -67,13 +67,18 @@ impl Call {
             let reason = format!("the request is for cluster {named}, this is {cluster_id}");
             return Err(Status::invalid_argument(reason));
         }
-        let end = Instant::now() + budget(from_client, wire.max_execution_duration_ms);
+        let end = SystemClock.monotonic() + budget(from_client, wire.max_execution_duration_ms);
         Ok((Call { context: RequestContext::from(wire), end }, request))
     }
 
     /// How long a call may wait that wants to wait for so long.
     pub(super) fn at_most(&self, wanted: Duration) -> Duration {
-        wanted.min(self.end.saturating_duration_since(Instant::now()))
+        wanted.min(self.left())
+    }
+
+    /// Of its time.
+    fn left(&self) -> Duration {
+        self.end.saturating_sub(SystemClock.monotonic())
     }
 
     /// Runs a read.
@@ -81,7 +86,7 @@ impl Call {
         &self,
         read: impl Future<Output = std::result::Result<T, E>>,
     ) -> std::result::Result<T, Refused<E>> {
-        match tokio::time::timeout_at(self.end, read).await {
+        match tokio::time::timeout(self.left(), read).await {
             Ok(result) => result.map_err(Refused::Error),
             Err(_elapsed) => Err(Refused::Late("the deadline passed before the read was done")),
         }
@@ -98,7 +103,7 @@ impl Call {
         F: Future<Output = std::result::Result<T, E>>,
         E: From<Error>,
     {
-        let mut deadline = pin!(tokio::time::sleep_until(self.end));
+        let mut deadline = pin!(tokio::time::sleep(self.left()));
         let permit = tokio::select! {
             biased;
             permit = permits.acquire(bytes) => permit,
