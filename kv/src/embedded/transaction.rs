@@ -240,7 +240,8 @@ fn met_in_pairs(
     Ok(if locks.is_empty() { Ok(pairs) } else { Err(locks) })
 }
 
-/// The key that a boundary between regions stands for. Stores cut at whole keys; others may have asked for something else.
+/// The key that a boundary between regions stands for. Stores cut at whole keys; others may have asked for something
+/// else.
 fn key_at(boundary: &[u8]) -> Result<Bytes> {
     match skerry_proto::codec::decode_bytes(boundary) {
         Ok((key, [])) => Ok(key.into()),

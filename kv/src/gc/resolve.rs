@@ -68,57 +68,92 @@ pub async fn free_region(
     elsewhere: &dyn Elsewhere,
 ) -> Result<()> {
     assert!(up_to <= store.safe_points().kept(), "locks could still be added below {up_to}");
-    // Where the next look begins, and which transactions nobody could decide about: others are ended all the same.
-    let (mut from, mut undecided, mut failure) = (Bytes::new(), BTreeSet::new(), None);
+    let (mut from, mut undecided) = (Bytes::new(), Undecided::default());
     loop {
         let scan = ScanLock::new(up_to, from.clone(), Bytes::new(), LOCKS_IN_A_LOOK);
         let locks = store.read(context, scan).await?;
         let Some((last, _)) = locks.last() else {
-            return failure.map_or(Ok(()), Err);
+            return undecided.failure.map_or(Ok(()), Err);
         };
         let behind_last: Bytes = [&last.user_key()?[..], &[0]].concat().into();
-        let mut reserved: BTreeMap<Ts, Vec<Key>> = BTreeMap::new();
-        let (mut keys, mut ends) = (Vec::new(), Ends::new());
-        for (key, lock) in locks {
-            if lock.is_pessimistic() {
-                reserved.entry(lock.start_ts).or_default().push(key);
-                continue;
+        let findings = find_out(store, locks, up_to, elsewhere, &mut undecided).await;
+        findings.carry_out(store, context).await?;
+        if undecided.transactions.len() == UNDECIDED_MAX {
+            return undecided.failure.map_or(Ok(()), Err);
+        }
+        if undecided.failure.is_some() {
+            // What is ended is gone: only what stays has to be passed over.
+            from = behind_last;
+        }
+    }
+}
+
+/// What is to be done about the locks of one look.
+#[derive(Default)]
+struct Findings {
+    /// Pessimistic ones.
+    reserved: BTreeMap<Ts, Vec<Key>>,
+    /// Others, and how their transactions ended.
+    keys: Vec<Key>,
+    ends: Ends,
+}
+
+/// Transactions about which nobody could be asked.
+#[derive(Default)]
+struct Undecided {
+    transactions: BTreeSet<Ts>,
+    /// Why, the first time.
+    failure: Option<crate::txn::Error>,
+}
+
+async fn find_out(
+    store: &TxnStore,
+    locks: Vec<(Key, Lock)>,
+    up_to: Ts,
+    elsewhere: &dyn Elsewhere,
+    undecided: &mut Undecided,
+) -> Findings {
+    let mut findings = Findings::default();
+    for (key, lock) in locks {
+        if lock.is_pessimistic() {
+            findings.reserved.entry(lock.start_ts).or_default().push(key);
+            continue;
+        }
+        if undecided.transactions.contains(&lock.start_ts) {
+            continue;
+        }
+        let end = match findings.ends.get(&lock.start_ts) {
+            Some(end) => Ok(*end),
+            None if store.has(Planted::ResolveUnasked) => Ok(Ts::ZERO),
+            None => end_of(&lock, up_to, elsewhere).await,
+        };
+        match end {
+            Ok(end) => {
+                findings.ends.insert(lock.start_ts, end);
+                findings.keys.push(key);
             }
-            if undecided.contains(&lock.start_ts) {
-                continue;
-            }
-            let end = match ends.get(&lock.start_ts) {
-                Some(end) => Ok(*end),
-                None if store.has(Planted::ResolveUnasked) => Ok(Ts::ZERO),
-                None => end_of(&lock, up_to, elsewhere).await,
-            };
-            match end {
-                Ok(end) => {
-                    ends.insert(lock.start_ts, end);
-                    keys.push(key);
-                }
-                Err(error) => {
-                    undecided.insert(lock.start_ts);
-                    failure.get_or_insert(error);
-                }
-            }
-            if undecided.len() == UNDECIDED_MAX {
-                break;
+            Err(error) => {
+                undecided.transactions.insert(lock.start_ts);
+                undecided.failure.get_or_insert(error);
             }
         }
-        for (start_ts, keys) in reserved {
+        if undecided.transactions.len() == UNDECIDED_MAX {
+            break;
+        }
+    }
+    findings
+}
+
+impl Findings {
+    async fn carry_out(self, store: &TxnStore, context: &RequestContext) -> Result<()> {
+        for (start_ts, keys) in self.reserved {
             let command = PessimisticRollback { keys, start_ts, for_update_ts: Ts::MAX };
             write(store, context, &command).await?;
         }
-        if !keys.is_empty() {
-            write(store, context, &ResolveLocks { keys, ends }).await?;
+        if !self.keys.is_empty() {
+            write(store, context, &ResolveLocks { keys: self.keys, ends: self.ends }).await?;
         }
-        if undecided.len() == UNDECIDED_MAX {
-            return failure.map_or(Ok(()), Err);
-        }
-        if failure.is_some() {
-            from = behind_last;
-        }
+        Ok(())
     }
 }
 

@@ -88,8 +88,8 @@ impl Cluster {
         Ok(Decision { answer, changes })
     }
 
-    /// Raises the txn safe point as far as barriers let it. Clients know this refusal, and those below, by PD's name for
-    /// it somewhere in the text.
+    /// Raises the txn safe point as far as barriers let it. Clients know this refusal, and those below, by PD's name
+    /// for it somewhere in the text.
     pub fn advance_txn_safe_point(&self, target: u64, now: Moment) -> Result<Decision<Advance>> {
         let marks = self.marks()?;
         let old = marks.txn();

@@ -3,9 +3,9 @@
 //! 1. A heartbeat has been accepted: the region's operator is a step further, or over. [`Cluster::wants_step`] says,
 //!    without changing anything, whether the leader is to be told something; [`Cluster::next_step`] tells it. If the
 //!    region has no operator, the checkers are asked for one.
-//! 2. Ten times a second [`Cluster::tick`] ends what is late or hopeless, lets the [`super::patrol`] check some regions, asks the
-//!    balancers, and buries stores that are empty. What it starts is told at once ([`Cluster::regions_to_tell`]), not
-//!    only with the next heartbeat.
+//! 2. Ten times a second [`Cluster::tick`] ends what is late or hopeless, lets the [`super::patrol`] check some
+//!    regions, asks the balancers, and buries stores that are empty. What it starts is told at once
+//!    ([`Cluster::regions_to_tell`]), not only with the next heartbeat.
 //! 3. New replicas need ids: they are durable before the instruction leaves, like every id.
 //!
 //! Every instruction carries the epoch it was decided by, and a leader refuses it at any other. So of all that were

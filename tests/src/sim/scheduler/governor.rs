@@ -145,7 +145,8 @@ impl Scheduler {
         steps
     }
 
-    /// Now and then saves the limit that timestamps have asked for, and gives some more, by a clock that may have jumped.
+    /// Now and then saves the limit that timestamps have asked for, and gives some more, by a clock that may have
+    /// jumped.
     fn stamp(&mut self, now: Moment) {
         if self.chance.percent(LIMITS_SAVED) {
             self.save_limit(now);
