@@ -322,6 +322,15 @@ async fn a_store_knows_the_time_when_its_scheduler_is_gone() {
     let address = scheduler.addresses().scheduler;
     let store = ground.server(address).start();
     let client = connect(address).await;
+    // What the store asks by itself: for the time, and for what is collected, without which it serves no transaction.
+    wait::until("the store has asked", || {
+        let (_, metrics) = client::http(store.addresses().status, "GET", "/metrics");
+        let has_asked = |kind: &str| {
+            let count = format!("skerry_scheduler_requests_total{{kind=\"{kind}\",result=\"ok\"}}");
+            metrics.lines().any(|line| line.starts_with(&count))
+        };
+        (has_asked("tso") && has_asked("report_collection")).then_some(())
+    });
     let given = timestamps(address, 1).await[0].unsigned_abs();
     scheduler.kill();
     let context =
