@@ -131,3 +131,32 @@ impl Cluster {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outlook(state: Liveness) -> Outlook {
+        let stores = vec![(StoreId::new(1), state)];
+        Outlook { stores, settings: Settings::default(), is_prepared: true }
+    }
+
+    #[test]
+    fn a_pass_that_finds_nothing_makes_it_calm_until_something_changes() {
+        let mut patrol = Patrol::default();
+        patrol.see(outlook(Liveness::Up));
+        assert_eq!(patrol.looks(10_000), LOOKS_MAX);
+        patrol.has_found = true;
+        patrol.end_pass();
+        assert_eq!(patrol.looks(10_000), LOOKS_MAX, "it has found something");
+        patrol.end_pass();
+        patrol.see(outlook(Liveness::Up));
+        assert_eq!(
+            [5, 10_000, 1_000_000].map(|regions| patrol.looks(regions)),
+            [1, 100, LOOKS_MAX]
+        );
+        patrol.last = RegionId::new(7);
+        patrol.see(outlook(Liveness::Down));
+        assert_eq!((patrol.looks(10_000), patrol.last), (LOOKS_MAX, RegionId::new(0)));
+    }
+}
